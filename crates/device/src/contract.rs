@@ -1,0 +1,189 @@
+//! The contract: a device is memory, a compiler, a queue and a table of claims.
+//!
+//! Twelve methods in all. The number does not change when an op is added.
+
+use std::time::Duration;
+
+use calor_kernel::Unit;
+
+use crate::claim::Claim;
+use crate::error::DeviceError;
+use crate::step::{Span, Step};
+
+/// A buffer of one device generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId {
+    /// Number given by the device.
+    pub index: u32,
+    /// Generation of the device; ids of an older one are refused.
+    pub generation: u32,
+}
+
+/// Loaded code of one device generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CodeId {
+    /// Number given by the device.
+    pub index: u32,
+    /// Generation of the device; ids of an older one are refused.
+    pub generation: u32,
+}
+
+/// A prepared program of one device generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PreparedId {
+    /// Number given by the device.
+    pub index: u32,
+    /// Generation of the device; ids of an older one are refused.
+    pub generation: u32,
+}
+
+/// One run in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What [`Compiler::release`] gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Held {
+    /// Loaded code that no prepared program uses any more.
+    Code(CodeId),
+    /// A prepared program that is not in flight.
+    Prepared(PreparedId),
+}
+
+/// Compiled code outside the device: what the artifact cache keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// The architecture that it runs on, exactly.
+    pub target: String,
+    /// Code in the device's own format.
+    pub bytes: Vec<u8>,
+}
+
+/// What a device is; part of keys and reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// `cpu`, `cuda`, `wgpu` or `null`.
+    pub kind: &'static str,
+    /// The machine's own name.
+    pub model: String,
+    /// Exact architecture that artifacts are made for.
+    pub arch: String,
+    /// Versions of what compiles and computes, such as driver and libraries.
+    pub versions: Vec<(String, String)>,
+    /// Bytes of memory, as far as the device may use it.
+    pub memory_bytes: u64,
+    /// Threads or multiprocessors.
+    pub parallel_count: u32,
+}
+
+/// Buffers.
+pub trait Memory: Send {
+    /// A buffer of `bytes`, aligned to 256 bytes, with unspecified contents.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] with the bytes wanted and left.
+    fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError>;
+
+    /// Gives a buffer back.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stale`] for an id that is not alive.
+    fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError>;
+
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// When the span is outside its buffer or the machine is lost.
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Copies to the host.
+    ///
+    /// # Errors
+    /// When the span is outside its buffer or the machine is lost.
+    fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError>;
+}
+
+/// Code.
+pub trait Compiler: Send {
+    /// Code for a unit, independent of any buffer.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] for what this device does not do, and
+    /// [`DeviceError::Compile`] for text of ours that does not compile.
+    fn compile(&mut self, unit: &Unit) -> Result<Artifact, DeviceError>;
+
+    /// Makes an artifact ready to launch.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongTarget`] for another architecture's artifact.
+    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError>;
+
+    /// Gives code or a prepared program back.
+    ///
+    /// # Errors
+    /// [`DeviceError::Stale`] for an id that is not alive.
+    fn release(&mut self, held: Held) -> Result<(), DeviceError>;
+}
+
+/// Work.
+pub trait Queue: Send {
+    /// Turns steps into something that runs with one call. `edges` are pairs (before, after) of
+    /// step indices; steps without a path between them may run at once. `live` holds the live
+    /// counts as `u32`, if any step reads them.
+    ///
+    /// # Errors
+    /// When a step is not what its code wants, or a span is outside its buffer.
+    fn prepare(
+        &mut self,
+        steps: &[Step],
+        edges: &[(u32, u32)],
+        live: Option<Span>,
+    ) -> Result<PreparedId, DeviceError>;
+
+    /// Starts a prepared program. Runs of one queue happen in order.
+    ///
+    /// # Errors
+    /// When the id is stale or the machine is lost.
+    fn run(&mut self, prepared: PreparedId) -> Result<Ticket, DeviceError>;
+
+    /// Waits until a run has ended.
+    ///
+    /// # Errors
+    /// [`DeviceError::Deadline`] when it has not ended in time, and what went wrong in the run.
+    fn wait(&mut self, ticket: Ticket, deadline: Duration) -> Result<(), DeviceError>;
+}
+
+/// An open device.
+pub struct Device {
+    /// Buffers.
+    pub memory: Box<dyn Memory>,
+    /// Code.
+    pub compiler: Box<dyn Compiler>,
+    /// Work.
+    pub queue: Box<dyn Queue>,
+    /// What it does better than generated code.
+    pub claims: &'static [Claim],
+    /// What it is.
+    pub signature: Signature,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("signature", &self.signature).finish_non_exhaustive()
+    }
+}
+
+/// A kind of device.
+pub trait Driver: Send + Sync {
+    /// How many there are here.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] with the reason when the driver itself is not here.
+    fn count(&self) -> Result<usize, DeviceError>;
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] when there is none of that number.
+    fn open(&self, ordinal: usize) -> Result<Device, DeviceError>;
+}
