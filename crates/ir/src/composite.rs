@@ -3,9 +3,99 @@
 //! A composite is kept whole until a device has had the chance to claim it. It is compared by
 //! identity, never by name. Each lives in a file of `composite/`; the registry is [`COMPOSITES`].
 
+pub mod activation;
+pub(crate) mod arguments;
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod experts;
+pub mod gate;
+pub mod gated_linear;
+pub mod gelu;
+pub mod l2_normalize;
+pub mod layer_norm;
+pub mod linear;
+pub mod pool;
+pub mod pool_eos;
+pub mod quick_gelu;
+pub mod relu;
+pub mod rms_norm;
+pub mod rope;
+pub mod silu;
+pub mod softmax;
+pub mod sort;
+pub mod splade_pool;
+pub mod swiglu;
+pub mod top_k;
+
 use crate::case::OpCase;
 use crate::graph::{Graph, GraphError, Role, Type, ValueId};
 use crate::oracle::Tensor;
+
+/// Every composite, in the order of the documentation.
+pub static COMPOSITES: &[&Composite] = &[
+    &softmax::SOFTMAX,
+    &layer_norm::LAYER_NORM,
+    &rms_norm::RMS_NORM,
+    &relu::RELU,
+    &gelu::GELU,
+    &quick_gelu::QUICK_GELU,
+    &silu::SILU,
+    &swiglu::SWIGLU,
+    &linear::LINEAR,
+    &gated_linear::GATED_LINEAR,
+    &rope::ROPE,
+    &embedding::EMBEDDING,
+    &attention::ATTENTION,
+    &pool::POOL,
+    &pool_eos::POOL_EOS,
+    &l2_normalize::L2_NORMALIZE,
+    &splade_pool::SPLADE_POOL,
+    &top_k::TOP_K,
+    &gate::GATE,
+    &experts::EXPERTS,
+    &cross_entropy::CROSS_ENTROPY,
+    &sort::SORT,
+];
+
+/// Every attribute name and every word that a composite knows; texts may use no other.
+pub static VOCABULARY: &[&str] = &[
+    "activation",
+    "bias",
+    "chunk",
+    "eos",
+    "eps",
+    "erf",
+    "extra",
+    "first",
+    "gelu",
+    "gelu_tanh",
+    "half",
+    "interleaved",
+    "k",
+    "kind",
+    "last",
+    "lse",
+    "max",
+    "mean",
+    "min",
+    "none",
+    "quick_gelu",
+    "relu",
+    "scale",
+    "silu",
+    "smoothing",
+    "style",
+    "sum",
+    "tanh",
+    "temperature",
+    "theta",
+];
+
+/// The composite called `name`. For text forms only: inside, composites travel as themselves.
+pub fn composite_by_name(name: &str) -> Option<&'static Composite> {
+    COMPOSITES.iter().copied().find(|it| it.name == name)
+}
 
 /// One attribute's value.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +158,46 @@ impl Attrs {
         }
     }
 
+    /// A whole number that `op` cannot do without.
+    ///
+    /// # Errors
+    /// [`GraphError::Attribute`] when there is none of that name.
+    pub fn need_int(&self, op: &'static str, name: &'static str) -> Result<i64, GraphError> {
+        self.get_int(name).ok_or(GraphError::Attribute { op, name })
+    }
+
+    /// A flag, 0 or 1, that `op` cannot do without.
+    ///
+    /// # Errors
+    /// [`GraphError::Attribute`] when there is none of that name, or it is another number.
+    pub fn need_flag(&self, op: &'static str, name: &'static str) -> Result<bool, GraphError> {
+        match self.get_int(name) {
+            Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            Some(_) | None => Err(GraphError::Attribute { op, name }),
+        }
+    }
+
+    /// A number that `op` cannot do without.
+    ///
+    /// # Errors
+    /// [`GraphError::Attribute`] when there is none of that name.
+    pub fn need_float(&self, op: &'static str, name: &'static str) -> Result<f64, GraphError> {
+        self.get_float(name).ok_or(GraphError::Attribute { op, name })
+    }
+
+    /// A word that `op` cannot do without.
+    ///
+    /// # Errors
+    /// [`GraphError::Attribute`] when there is none of that name.
+    pub fn need_word(
+        &self,
+        op: &'static str,
+        name: &'static str,
+    ) -> Result<&'static str, GraphError> {
+        self.get_word(name).ok_or(GraphError::Attribute { op, name })
+    }
+
     /// A word, or nothing when there is none of that name.
     pub fn get_word(&self, name: &str) -> Option<&'static str> {
         match self.get(name)? {
@@ -128,5 +258,23 @@ impl Composite {
             types.iter().map(|ty| scratch.input("", Role::Data, *ty)).collect();
         let results = expand(&mut scratch, attrs, &inputs)?;
         Ok(results.into_iter().map(|it| scratch.ty(it)).collect())
+    }
+}
+
+#[test]
+fn names_are_unique() {
+    for (index, composite) in COMPOSITES.iter().enumerate() {
+        assert!(COMPOSITES[..index].iter().all(|it| it.name != composite.name));
+        assert!(composite_by_name(composite.name).is_some_and(|it| it.is(composite)));
+    }
+}
+
+#[test]
+fn every_composite_has_distinct_cases() {
+    for composite in COMPOSITES {
+        let mut names: Vec<String> = (composite.cases)().into_iter().map(|it| it.name).collect();
+        assert!(!names.is_empty(), "{} has no cases", composite.name);
+        names.sort();
+        assert!(names.is_sorted_by(|a, b| a < b), "{}: {names:?}", composite.name);
     }
 }

@@ -20,6 +20,9 @@ pub const NODE_COUNT_MAX: usize = 1 << 20;
 pub struct ValueId(u32);
 
 impl ValueId {
+    /// No value: past every graph's last.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
     /// Position among all values of the graph.
     pub fn index(self) -> usize {
         self.0 as usize
@@ -335,6 +338,11 @@ impl Graph {
         self.segment = segment;
     }
 
+    /// The segment of nodes added from now on.
+    pub fn segment(&self) -> u32 {
+        self.segment
+    }
+
     /// Adds an input.
     pub fn input(&mut self, name: &str, role: Role, ty: Type) -> ValueId {
         self.push_input(Input { name: name.into(), role, live: None }, ty)
@@ -392,6 +400,22 @@ impl Graph {
         Ok((0..results.len() as u32).map(|port| ValueId(first.0 + port)).collect())
     }
 
+    /// Adds a composite that has one result.
+    ///
+    /// # Errors
+    /// As [`Graph::composite`], and when it has another number of results.
+    pub fn call(
+        &mut self,
+        composite: &'static Composite,
+        attrs: Attrs,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, GraphError> {
+        match self.composite(composite, attrs, inputs)?[..] {
+            [result] => Ok(result),
+            _ => Err(self.refuse(composite.name, inputs, "it has not one result")),
+        }
+    }
+
     /// Proves what concerns the graph as a whole.
     ///
     /// # Errors
@@ -414,6 +438,15 @@ impl Graph {
         }
         self.check_states()?;
         Ok(CheckedGraph(self))
+    }
+
+    /// Adds a node of another graph on arguments of the same types.
+    pub(crate) fn copy_node(&mut self, from: &Self, id: NodeId, inputs: Vec<ValueId>) -> NodeId {
+        let node = from.node(id);
+        debug_assert!(node.inputs.iter().zip(&inputs).all(|(a, b)| from.ty(*a) == self.ty(*b)));
+        let types: Vec<Type> = node.results().map(|it| from.ty(it)).collect();
+        self.push(node.op.clone(), inputs, &types);
+        NodeId(self.nodes.len() as u32 - 1)
     }
 
     fn check_states(&self) -> Result<(), GraphError> {
@@ -733,7 +766,8 @@ impl Graph {
         Ok((self.broadcast_to(a, shape)?, self.broadcast_to(b, shape)?))
     }
 
-    fn refuse(&self, op: &str, values: &[ValueId], why: &'static str) -> GraphError {
+    /// The error of an operation that does not take these values.
+    pub fn refuse(&self, op: &str, values: &[ValueId], why: &'static str) -> GraphError {
         let got = values.iter().map(|it| self.ty(*it)).collect();
         GraphError::Types { op: op.into(), got, why }
     }

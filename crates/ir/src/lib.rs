@@ -2,19 +2,23 @@
 //!
 //! Knows no device, no language and no file.
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod case;
 pub mod composite;
 pub mod dtype;
+pub mod expand;
 pub mod graph;
 pub mod infer;
+pub mod number;
 pub mod op;
 pub mod oracle;
 pub mod shape;
 
-pub use case::OpCase;
-pub use composite::{Attr, Attrs, Composite, Meaning};
+pub use case::{CaseBuilder, OpCase, primitive_cases};
+pub use composite::{Attr, Attrs, COMPOSITES, Composite, Meaning};
 pub use dtype::DType;
+pub use expand::{Expanded, dedupe, expand_all, expand_once};
 pub use graph::{
     CheckedGraph, Graph, GraphError, Input, Node, NodeId, Op, Output, Role, State, Type, ValueId,
 };

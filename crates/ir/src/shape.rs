@@ -24,9 +24,10 @@ impl Shape {
         if RANK_MAX < sizes.len() {
             return None;
         }
-        let count = sizes.iter().try_fold(1_usize, |acc, size| acc.checked_mul(*size))?;
-        if ELEMENT_COUNT_MAX < count {
-            return None;
+        // An empty dimension does not excuse absurd ones beside it: strides must not overflow.
+        let mut count = 1_usize;
+        for size in sizes.iter().filter(|it| **it != 0) {
+            count = count.checked_mul(*size).filter(|it| *it <= ELEMENT_COUNT_MAX)?;
         }
         let mut all = [0; RANK_MAX];
         all[..sizes.len()].copy_from_slice(sizes);
@@ -107,4 +108,5 @@ fn absurd_sizes_are_refused() {
     assert!(Shape::try_new(&[usize::MAX, 2]).is_none());
     assert!(Shape::try_new(&[1; 9]).is_none());
     assert!(Shape::try_new(&[1 << 41]).is_none());
+    assert!(Shape::try_new(&[usize::MAX, 0]).is_none());
 }
