@@ -1,2 +1,28 @@
-//! weights
+//! Checkpoints: files, names, precisions as stored, and the model store.
+//!
+//! A [`Checkpoint`] is a Hugging Face directory whose tensors are read by positioned reads. A
+//! [`ModelConfig`] says what the encoder is, whatever family published it. [`Weights`] puts
+//! the two together under one set of tensor names. A [`Store`] keeps pulled models, and
+//! [`synth`](mod@synth) writes checkpoints of real size with seeded values.
+//!
+//! This crate knows no device, no graph and no environment variable: everything that a process
+//! reads from its surroundings is passed in.
 #![forbid(unsafe_code)]
+
+mod checkpoint;
+pub mod config;
+pub mod container;
+mod dtype;
+mod error;
+mod names;
+mod sentence;
+
+pub use checkpoint::{Checkpoint, FileDigest, TensorInfo};
+pub use config::{
+    Activation, EncoderConfig, Family, ModelConfig, Norm, Position, RelativeBias, SpecialIds,
+    VisionConfig,
+};
+pub use dtype::Dtype;
+pub use error::{FieldProblem, RangeProblem, WeightsError};
+pub use names::{Head, Source as TensorSource, Weights};
+pub use sentence::{Pooling, SentenceConfig};
