@@ -1,2 +1,19 @@
-//! device-cpu
-#![expect(unsafe_code, reason = "SIMD and shared buffers; every block states its promise")]
+//! The processor as a device: threads, vectors and the native kernels.
+//!
+//! Kernels take views of floats and a [`Pool`]; they allocate nothing and know no graph.
+#![expect(unsafe_code, reason = "vector instructions and shared buffers; every block says why")]
+
+pub mod activation;
+pub mod gemm;
+pub mod simd;
+pub mod threads;
+mod tile;
+pub mod view;
+
+#[cfg(test)]
+mod sample;
+
+pub use activation::Activation;
+pub use simd::Level;
+pub use threads::{Pool, TaskPanicked};
+pub use view::{Aligned, Rows, RowsMut};
