@@ -9,6 +9,7 @@ pub mod simd;
 pub mod threads;
 mod tile;
 pub mod view;
+mod vm;
 
 #[cfg(test)]
 mod sample;
