@@ -12,11 +12,13 @@ pub mod expand;
 pub mod grad;
 pub mod graph;
 pub mod infer;
+pub mod nn;
 pub mod number;
 pub mod op;
 pub mod oracle;
 pub mod philox;
 pub mod shape;
+pub mod text;
 
 pub use case::{CaseBuilder, OpCase, primitive_cases};
 pub use composite::{Attr, Attrs, COMPOSITES, Composite, Meaning};
@@ -29,3 +31,4 @@ pub use graph::{
 pub use op::{Binary, DotDims, Fold, Literal, Prim, Unary};
 pub use oracle::{Evaluated, OracleError, Tensor};
 pub use shape::Shape;
+pub use text::{TextError, parse, print};
