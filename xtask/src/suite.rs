@@ -221,7 +221,8 @@ impl Run<'_> {
             let _ = thread.join();
         }
         let success = child.wait()?.success();
-        Ok(Outcome { success, skips: reader.skips, summary: reader.summary })
+        let summary = reader.last_word();
+        Ok(Outcome { success, skips: reader.skips, summary })
     }
 }
 
@@ -243,6 +244,8 @@ fn pass_on(
 struct Reader {
     skips: Vec<Skip>,
     summary: Option<String>,
+    /// Passed, failed and ignored, as cargo's own runner counts them for each binary.
+    counted: Option<[u64; 3]>,
 }
 
 impl Reader {
@@ -258,8 +261,30 @@ impl Reader {
         if text.starts_with("Summary [") && text.contains(" run:") {
             self.summary = Some(text.to_owned());
         }
+        if let Some(counts) = counts(text) {
+            let sums = self.counted.get_or_insert_default();
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
         !after_summary || text.starts_with("error")
     }
+
+    /// The test runner's last word, or the sum of its words for each binary.
+    fn last_word(&self) -> Option<String> {
+        let summed = self.counted.map(|[passed, failed, ignored]| {
+            format!("Summary: {passed} passed, {failed} failed, {ignored} ignored")
+        });
+        self.summary.clone().or(summed)
+    }
+}
+
+/// Passed, failed and ignored of `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
+fn counts(text: &str) -> Option<[u64; 3]> {
+    let (_, rest) = text.strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |word: &str| {
+        let part = rest.split("; ").find_map(|it| it.strip_suffix(word))?;
+        part.trim().parse().ok()
+    };
+    Some([count("passed")?, count("failed")?, count("ignored")?])
 }
 
 /// `SKIPPED <name>: <reason>`.
@@ -290,7 +315,8 @@ fn examples(metadata: &serde_json::Value) -> Vec<(String, String)> {
 struct Report {
     steps: Vec<(&'static str, Duration, bool)>,
     skips: Vec<Skip>,
-    runner: Option<String>,
+    /// Last words of test runners, with the step they belong to.
+    last_words: Vec<(&'static str, String)>,
 }
 
 impl Report {
@@ -299,7 +325,7 @@ impl Report {
         self.skips.extend(outcome.skips);
         self.skips.sort();
         self.skips.dedup();
-        self.runner = outcome.summary.or(self.runner.take());
+        self.last_words.extend(outcome.summary.map(|it| (name, it)));
     }
 
     /// Skips whose reason does not contain `word`.
@@ -323,13 +349,11 @@ impl Report {
             let sign = if unwelcome.contains(&skip) { "FAILED" } else { "skipped" };
             lines.push(format!("  {sign} {}: {}", skip.name, skip.reason));
         }
-        if let Some(runner) = &self.runner {
-            lines.push(format!("  {runner}"));
-        }
         let took: Duration = self.steps.iter().map(|it| it.1).sum();
         let verdict = if self.success(word) { "everything holds" } else { "something failed" };
         let skipped = self.skips.len();
         lines.push(format!("{verdict}, {skipped} skipped, {:.1} s", took.as_secs_f64()));
+        lines.extend(self.last_words.iter().map(|(step, words)| format!("{step}: {words}")));
         lines.join("\n") + "\n"
     }
 }
@@ -371,6 +395,16 @@ mod tests {
         assert!(reader.summary.unwrap().contains("2 tests run"));
         assert_eq!(shown.len(), 4);
         assert!(!shown.contains(&"test a ... ok"));
+    }
+
+    #[test]
+    fn cargos_own_runner_is_summed() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.last_word(), None);
+        reader.shows("test result: ok. 33 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out");
+        reader.shows("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured");
+        let words = reader.last_word().unwrap();
+        assert_eq!(words, "Summary: 34 passed, 2 failed, 1 ignored");
     }
 
     fn report(success: bool, reason: &str) -> Report {

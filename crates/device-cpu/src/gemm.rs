@@ -37,12 +37,8 @@ pub trait Gemm: Sync {
     /// # Panics
     /// When the shapes do not fit each other, the weights were packed for another level, or the
     /// scratch is too short.
-    fn run(
-        &self,
-        pool: &Pool,
-        linear: Linear<'_>,
-        scratch: &mut [f32],
-    ) -> Result<(), TaskPanicked>;
+    fn run(&self, pool: &Pool, linear: Linear<'_>, scratch: &mut [f32])
+    -> Result<(), TaskPanicked>;
 }
 
 /// One linear layer over some rows: `out = act(input Wᵀ + bias) + residual`, or with gated
@@ -263,8 +259,9 @@ impl SkinnyTile<'_> {
         let width = layout.panel_width();
         let zero = [[[simd.splat(0.0); PANEL_VECTORS]; P]; M];
         // SAFETY: the views were checked, and a packed panel has `k` steps of its width.
-        let tile =
-            unsafe { multiply::<S, M, P, PANEL_VECTORS, false>(simd, layout.k(), a, b, width, 0, zero) };
+        let tile = unsafe {
+            multiply::<S, M, P, PANEL_VECTORS, false>(simd, layout.k(), a, b, width, 0, zero)
+        };
         for p in 0..P {
             for (i, row) in tile.iter().enumerate() {
                 for (v, x) in row[p].iter().enumerate() {

@@ -4,8 +4,12 @@
 #![expect(unsafe_code, reason = "vector instructions and shared buffers; every block says why")]
 
 pub mod activation;
+pub mod attention;
+pub mod experts;
 pub mod gemm;
+pub mod rows;
 pub mod simd;
+pub mod splade;
 pub mod threads;
 mod tile;
 pub mod view;
@@ -17,4 +21,4 @@ mod sample;
 pub use activation::Activation;
 pub use simd::Level;
 pub use threads::{Pool, TaskPanicked};
-pub use view::{Aligned, Rows, RowsMut};
+pub use view::{Aligned, Input, Rows, RowsMut};

@@ -8,9 +8,9 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use functions::{erf, exp, exp_below, sigmoid, tanh};
 #[cfg(test)]
 pub(crate) use functions::tests::erf_exact;
+pub use functions::{erf, exp, exp_below, sigmoid, tanh};
 pub use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};

@@ -154,6 +154,34 @@ impl<'a> RowsMut<'a> {
     }
 }
 
+/// What a kernel reads that can also work in place.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Rows of the result's shape.
+    Rows(Rows<'a>),
+    /// What stands in the result's place.
+    InPlace,
+}
+
+impl Input<'_> {
+    /// Asserts that it has the result's shape.
+    pub(crate) fn check(&self, out: &RowsMut<'_>) {
+        if let Self::Rows(rows) = self {
+            assert_eq!(rows.row_count, out.row_count);
+            assert_eq!(rows.col_count, out.col_count);
+        }
+    }
+
+    /// Address of a row of the result's shape.
+    #[inline(always)]
+    pub(crate) fn row(&self, out: &RowsMut<'_>, row_index: usize) -> *const f32 {
+        match self {
+            Self::Rows(rows) => rows.row(row_index),
+            Self::InPlace => out.row(row_index).cast_const(),
+        }
+    }
+}
+
 /// Floats that several tasks write, each its own part.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);

@@ -1,2 +1,32 @@
-//! embed
+//! Twelve embedding models and their fusion: the half that needs no device.
+//!
+//! Identity and sizes ([`model_id`]), what a caller hands in ([`input`], [`image_input`],
+//! [`tokenizer`]), how ragged work becomes rows of a bucket ([`packing`]), the four embedders
+//! that are arithmetic ([`temporal`], [`hdc`]), projections and the slot rule ([`projection`],
+//! [`embedding`]), the fusion's weights and its f64 reference ([`fusion`]), and exact search
+//! over the results ([`search`]).
+//!
+//! No clock, no environment and no device is known here: time comes in as epoch seconds.
 #![forbid(unsafe_code)]
+
+pub mod embedding;
+pub mod error;
+pub mod fusion;
+pub mod hdc;
+pub mod image_input;
+pub mod input;
+pub mod lexical;
+pub mod model_id;
+pub mod packing;
+pub mod projection;
+pub mod search;
+pub mod temporal;
+pub mod tensor_file;
+pub mod tokenizer;
+
+pub use embedding::{
+    ConcatenatedEmbedding, FusedEmbedding, ModelEmbedding, SparseVector, TokenMatrix,
+};
+pub use error::{EmbeddingError, EmbeddingResult, Fault, Recovery};
+pub use input::{InputKind, ModelInput};
+pub use model_id::{CONCATENATED_LEN, FUSED_LEN, ModelId};

@@ -363,6 +363,11 @@ impl Graph {
         self.outputs.push(Output { name: name.into(), value });
     }
 
+    /// Forgets which values leave the graph.
+    pub fn clear_outputs(&mut self) {
+        self.outputs.clear();
+    }
+
     /// Says that `input` becomes `next` after each run.
     pub fn state(&mut self, input: ValueId, next: ValueId) {
         self.states.push(State { input, next });

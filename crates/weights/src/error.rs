@@ -4,8 +4,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::dtype::Dtype;
-type Attempt = String;
+use crate::{dtype::Dtype, source::Attempt};
 
 /// Why weights could not be found, read, checked or kept.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,8 @@ mod dtype;
 mod error;
 mod names;
 mod sentence;
+pub mod source;
+mod store;
 
 pub use checkpoint::{Checkpoint, FileDigest, TensorInfo};
 pub use config::{
@@ -26,3 +28,5 @@ pub use dtype::Dtype;
 pub use error::{FieldProblem, RangeProblem, WeightsError};
 pub use names::{Head, Source as TensorSource, Weights};
 pub use sentence::{Pooling, SentenceConfig};
+pub use source::{Attempt, Outcome, Progress, ProgressStep, Source, Staging};
+pub use store::{Manifest, Pulled, Store, StoreOptions};

@@ -807,6 +807,14 @@ mod tests {
         check("splade", Head::MaskedLm, 5 + 16 * 2 + 6, &["cls.predictions.bias"]);
         check("colbert", Head::TokenProjection { out_len: 32 }, 5 + 16 * 2 + 1, &[]);
         check("codet5p", Head::FirstTokenProjection { out_len: 32 }, 3 + 8 * 3 + 2, &[]);
+        let pooler = ["pooler.dense.bias", "pooler.dense.weight"];
+        check("roberta", Head::None, 5 + 16 * 2, &pooler);
+        check("xlm-roberta", Head::None, 5 + 16 * 3, &pooler);
+        check("distilbert", Head::None, 4 + 16 * 3, &[]);
+        check("mpnet", Head::None, 5 + 16 * 2, &pooler);
+        check("modernbert", Head::None, 3 + 9 * 3 - 1, &[]);
+        check("t5-gated", Head::None, 3 + 9 * 2, &[]);
+        check("qwen2", Head::None, 2 + 12 * 2, &[]);
         let head = Head::SharedProjection { out_len: 48 };
         check("clip", head, 5 + 16 * 2 + 8 + 16 * 2, &["logit_scale"]);
     }

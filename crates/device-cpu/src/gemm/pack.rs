@@ -1,10 +1,6 @@
 //! Packed weights: panels of columns, in the order in which the inner loop reads them.
 
-use crate::{
-    simd::Level,
-    tile::PANEL_VECTORS,
-    view::Aligned,
-};
+use crate::{simd::Level, tile::PANEL_VECTORS, view::Aligned};
 
 /// Where the floats of a weight matrix go: panel by panel, within a panel step by step of k,
 /// within a step the panel's columns. Columns past `n` are zeros. A gated panel holds one

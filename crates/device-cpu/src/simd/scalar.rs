@@ -93,13 +93,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn select_less(
-        self,
-        a: [f32; 4],
-        b: [f32; 4],
-        yes: [f32; 4],
-        no: [f32; 4],
-    ) -> [f32; 4] {
+    fn select_less(self, a: [f32; 4], b: [f32; 4], yes: [f32; 4], no: [f32; 4]) -> [f32; 4] {
         [0, 1, 2, 3].map(|lane| if a[lane] < b[lane] { yes[lane] } else { no[lane] })
     }
 
