@@ -1,12 +1,23 @@
 //! The processor as a device: threads, vectors and the native kernels.
 //!
-//! Kernels take views of floats and a [`Pool`]; they allocate nothing and know no graph.
+//! [`CpuDriver`] opens it. Underneath, kernels take views of floats and a [`Pool`]; they
+//! allocate nothing and know no graph.
 #![expect(unsafe_code, reason = "vector instructions and shared buffers; every block says why")]
 
 pub mod activation;
 pub mod attention;
+pub mod claims;
+mod code;
+mod compile;
+mod decode;
+mod device;
+mod driver;
 pub mod experts;
 pub mod gemm;
+mod memory;
+mod native;
+mod profile;
+mod queue;
 pub mod rows;
 pub mod simd;
 pub mod splade;
@@ -19,6 +30,10 @@ mod vm;
 mod sample;
 
 pub use activation::Activation;
+pub use claims::CLAIMS;
+pub use driver::CpuDriver;
+pub use memory::ALIGN_BYTES;
+pub use profile::CpuProfile;
 pub use simd::Level;
 pub use threads::{Pool, TaskPanicked};
 pub use view::{Aligned, Input, Rows, RowsMut};

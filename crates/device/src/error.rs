@@ -82,6 +82,14 @@ pub enum DeviceError {
         /// How long was waited.
         waited_ms: u64,
     },
+    /// A step failed while it ran, on data that only the run could see.
+    #[error("step {step} failed: {why}")]
+    Failed {
+        /// Index of the step.
+        step: usize,
+        /// What was seen.
+        why: String,
+    },
     /// The machine or its context is gone; everything must be built again.
     #[error("the {kind} device is lost: {why}")]
     Lost {

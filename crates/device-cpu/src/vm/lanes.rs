@@ -82,11 +82,6 @@ impl Kept {
     }
 }
 
-/// Whether results of this type are computed as `f32` and then rounded.
-pub(super) const fn is_narrow(dtype: DType) -> bool {
-    matches!(dtype, DType::F8E4M3 | DType::F16 | DType::BF16)
-}
-
 /// One argument, lane by lane.
 struct Map1<'a, A, O, F> {
     operands: &'a Operands,

@@ -27,11 +27,6 @@ pub(crate) struct Register {
     step: usize,
 }
 
-impl Register {
-    /// No register.
-    pub(crate) const NOWHERE: Self = Self { at: std::ptr::null_mut(), step: 0 };
-}
-
 /// What a run is given; the same for all its tasks.
 #[derive(Clone, Copy)]
 pub(super) struct Launch<'a> {
