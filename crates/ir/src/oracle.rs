@@ -1,7 +1,7 @@
 //! The oracle: what every operation means, computed slowly in `f64`.
 //!
-//! Floats are not rounded between operations, only where a cast narrows them, so a result is a
-//! yardstick for every float type. Integers wrap in their type and are exact up to 2^53.
+//! Floats are not rounded between operations, only in literals and where a cast narrows them, so a
+//! result is a yardstick for every float type. Integers wrap in their type and are exact up to 2^53.
 //! Nothing here is fast; nothing that is fast may disagree with it.
 
 mod elementwise;
