@@ -172,6 +172,12 @@ fn bad_text_is_refused_with_its_line() {
                 %1 = input \"w\" data : f32[1]\n\
                 %2 = @splade_pool{chunk=1} %0 %0 %1 %1 %1 : f32[1]";
     check_fault(huge, 4, |it| matches!(it, TextFault::Graph(_)));
+    let wide = "%0 = input \"h\" data : f32[1,1]\n\
+                %1 = input \"w\" data : f32[5,1]\n\
+                %2 = input \"b\" data : f32[5]\n\
+                %3 = input \"lo\" data : i32[1099511627776]\n\
+                %4 = @splade_pool{chunk=1} %0 %1 %2 %3 %3 : f32[1099511627776,5]";
+    check_fault(wide, 6, |it| matches!(it, TextFault::Graph(_)));
 }
 
 /// Damaged texts are refused or understood; nothing panics and nothing grows without bound.
