@@ -44,7 +44,7 @@ pub(crate) fn command(repository: &Repository, mode: Mode) -> Result<bool> {
         }
     }
     if current && mode == Mode::Check {
-        println!("docs: {} generated documents are current", documents().len());
+        println!("docs: generated documents are current");
     }
     Ok(current)
 }

@@ -3,7 +3,7 @@
 //! Read once and passed to every rule, so that rules are functions and their tests need no
 //! disk.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -34,10 +34,9 @@ pub(crate) struct File {
 }
 
 impl Repository {
-    /// Reads the repository that this binary was built from.
+    /// Reads the repository that cargo runs this task for.
     pub(crate) fn open() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = manifest.parent().context("xtask lies in the repository")?.to_owned();
+        let root = manifest().parent().context("xtask lies in the repository")?.to_owned();
         let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let mut paths: Vec<String> = output(Command::new("git").args(listing).current_dir(&root))?
             .split('\0')
@@ -92,6 +91,14 @@ impl File {
         let source = text.as_deref().filter(|_| path.ends_with(".rs")).map(Source::new);
         Self { path, size_bytes, text, source }
     }
+}
+
+/// The folder of this package. Asked when running first: clones that share a target folder
+/// share the binary too.
+#[expect(clippy::disallowed_methods, reason = "cargo says what it runs in its environment")]
+fn manifest() -> PathBuf {
+    let running = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    running.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")))
 }
 
 /// The cargo that runs this task, so that both use one toolchain.

@@ -198,7 +198,9 @@ impl Run<'_> {
         let shown = format!("{command:?}");
         let mut log = fs::OpenOptions::new().create(true).append(true).open(self.log)?;
         writeln!(log, "$ {shown}")?;
+        // Colours would stand between us and the words that we look for.
         let mut child = command
+            .env("CARGO_TERM_COLOR", "never")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

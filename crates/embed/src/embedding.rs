@@ -40,8 +40,7 @@ impl ModelEmbedding {
         vector: Vec<f32>,
         latency_us: u64,
     ) -> EmbeddingResult<Self> {
-        let it =
-            Self { model_id, vector, latency_us, attention_weights: None, is_projected: true };
+        let it = Self { model_id, vector, latency_us, attention_weights: None, is_projected: true };
         it.validate()?;
         Ok(it)
     }
@@ -262,7 +261,7 @@ impl ConcatenatedEmbedding {
             MissingModels::Refuse => model_ids.is_empty(),
             MissingModels::AllowPartial => {
                 self.get(ModelId::Semantic).is_some()
-                    && 1 + Self::PARTIAL_OTHERS_MIN <= self.filled_count()
+                    && Self::PARTIAL_OTHERS_MIN < self.filled_count()
             }
         };
         if !allowed {
@@ -480,7 +479,7 @@ impl FusedEmbedding {
             None
         } else {
             let dim = u32::from_le_bytes(aux.array()?) as usize;
-            if aux.rest.len() % 4 != 0 {
+            if !aux.rest.len().is_multiple_of(4) {
                 return Err(bad_field("auxiliary data"));
             }
             let data = aux.f32s(aux.rest.len() / 4)?;
@@ -666,8 +665,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
     let mut sums = [0.0_f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 =
-        a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
     for (x, y) in a_chunks.zip(b_chunks) {
         for lane in 0..LANES {
             sums[lane] += x[lane] * y[lane];
@@ -793,10 +791,9 @@ mod tests {
 
     #[test]
     fn twelve_slots_are_unit_and_in_place() {
-        let all = ConcatenatedEmbedding::from_model_embeddings(
-            ModelId::iter().map(embedding).collect(),
-        )
-        .unwrap();
+        let all =
+            ConcatenatedEmbedding::from_model_embeddings(ModelId::iter().map(embedding).collect())
+                .unwrap();
         assert!(all.is_complete());
         assert_eq!(all.total_latency_us(), 120);
         assert_eq!(all.as_slice().unwrap().len(), CONCATENATED_LEN);
@@ -841,16 +838,12 @@ mod tests {
 
     #[test]
     fn set_refuses_wrong_lengths_and_values_and_drops_the_old_concatenation() {
-        let mut all = ConcatenatedEmbedding::from_model_embeddings(
-            ModelId::iter().map(embedding).collect(),
-        )
-        .unwrap();
+        let mut all =
+            ConcatenatedEmbedding::from_model_embeddings(ModelId::iter().map(embedding).collect())
+                .unwrap();
         let mut it = embedding(ModelId::Graph);
         it.vector[5] = f32::NAN;
-        assert!(matches!(
-            all.set(it.clone()),
-            Err(EmbeddingError::InvalidValue { index: 5, .. })
-        ));
+        assert!(matches!(all.set(it.clone()), Err(EmbeddingError::InvalidValue { index: 5, .. })));
         it.vector.pop();
         assert!(matches!(
             all.set(it.clone()),

@@ -504,8 +504,7 @@ mod tests {
         let budget_us = if cfg!(debug_assertions) { 30_000 } else { 1_000 };
         let e9 = encoder();
         let prose = "The quick brown fox jumps over the lazy dog. ".repeat(100);
-        let distinct: String =
-            (0..4_096).map(|it| char::from_u32(0x4E00 + it).unwrap()).collect();
+        let distinct: String = (0..4_096).map(|it| char::from_u32(0x4E00 + it).unwrap()).collect();
         for (name, text) in [("prose", prose), ("all different", distinct)] {
             let best_us = (0..30)
                 .map(|_| {

@@ -453,9 +453,7 @@ fn refuse_empty_or_nul(content: &str, what: &'static str) -> EmbeddingResult<()>
     refuse_no_bytes(content.as_bytes(), what)?;
     match content.bytes().position(|it| it == 0) {
         None => Ok(()),
-        Some(byte_index) => {
-            Err(EmbeddingError::InvalidText { byte_index, fault: TextFault::Nul })
-        }
+        Some(byte_index) => Err(EmbeddingError::InvalidText { byte_index, fault: TextFault::Nul }),
     }
 }
 

@@ -596,8 +596,8 @@ mod tests {
                 .collect();
             let lengths: Vec<usize> = items.iter().map(Vec::len).collect();
             let order = [PackOrder::Input, PackOrder::LongestFirst][round % 2];
-            let keys = [Keys::Full, Keys::Causal, Keys::Window { side_len: random.below(20) }]
-                [round % 3];
+            let keys =
+                [Keys::Full, Keys::Causal, Keys::Window { side_len: random.below(20) }][round % 3];
             let batches = close_batches(&lengths, bucket, order).unwrap();
             let mut seen: Vec<u32> = Vec::new();
             for batch in &batches {

@@ -422,8 +422,7 @@ mod tests {
 
     fn sparse(salt: u32, count: u32) -> SparseVector {
         let indices: Vec<u32> = (0..count).map(|it| it * 211 + salt % 211).collect();
-        let values =
-            (0..count).map(|it| 0.1 + ((it * 7 + salt) % 13) as f32 / 5.0).collect();
+        let values = (0..count).map(|it| 0.1 + ((it * 7 + salt) % 13) as f32 / 5.0).collect();
         SparseVector::new(indices, values).unwrap()
     }
 
@@ -546,8 +545,9 @@ mod tests {
         assert_ne!(one, OrthonormalMap::new(2, 16, 40).unwrap());
     }
 
-    const PIN_ROW_0: ([f32; 2], u64) = ([0.0, 0.0], 0);
-    const PIN_ROW_LAST: ([f32; 2], u64) = ([0.0, 0.0], 0);
-    const PIN_WIDE: u64 = 0;
-    const PIN_NARROW: u64 = 0;
+    const PIN_ROW_0: ([f32; 2], u64) =
+        ([-0.014_874_482_5, -0.001_316_456_1], 0x2e65_d6ef_1e75_0119);
+    const PIN_ROW_LAST: ([f32; 2], u64) = ([0.029_471_641, 0.013_009_839], 0xaf9d_a497_061b_5d8b);
+    const PIN_WIDE: u64 = 0xcaae_2a4d_bec2_e541;
+    const PIN_NARROW: u64 = 0xf75d_f6db_c15e_8c25;
 }

@@ -6,9 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use crate::embedding::{
-    SparseVector, TokenMatrix, dot, normalize_l2, require_finite, require_len,
-};
+use crate::embedding::{SparseVector, TokenMatrix, dot, normalize_l2, require_finite, require_len};
 use crate::error::{EmbeddingError, EmbeddingResult};
 
 /// A row and how near it is.
@@ -145,8 +143,7 @@ mod tests {
 
     #[test]
     fn dense_rows_are_compared_by_angle() {
-        let index =
-            DenseIndex::new(vec![10.0, 0.0, 0.0, 2.0, 1.0, 1.0, 0.0, 0.0], 2).unwrap();
+        let index = DenseIndex::new(vec![10.0, 0.0, 0.0, 2.0, 1.0, 1.0, 0.0, 0.0], 2).unwrap();
         let hits = index.nearest(&[0.0, 5.0], 4).unwrap();
         let order: Vec<usize> = hits.iter().map(|it| it.row_index).collect();
         assert_eq!(order, [1, 2, 0, 3]);

@@ -166,7 +166,8 @@ impl TensorFile {
             let fault = FormatFault::Length { want_bytes, got_bytes: file_bytes };
             return Err(bad_file(path, fault));
         }
-        let mut out = Self { path: path.to_owned(), file, data_offset_bytes, metadata, digest: None };
+        let mut out =
+            Self { path: path.to_owned(), file, data_offset_bytes, metadata, digest: None };
         out.digest = out.verify(header, rule)?;
         Ok(out)
     }
@@ -254,8 +255,11 @@ impl TensorFile {
             }
             digest.update(&buffer[..bytes]);
         }
-        // Compares in constant time, which is of no use here and does no harm.
-        if digest.finalize() == stored_digest { Ok(Some(*stored_digest.as_bytes())) } else { Err(wrong()) }
+        if digest.finalize() == stored_digest {
+            Ok(Some(*stored_digest.as_bytes()))
+        } else {
+            Err(wrong())
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! equal extremes of a reduction share it evenly; `abs` at zero has none. Integers, comparisons
 //! and `floor` pass nothing on.
 
+mod contraction;
 mod rules;
 
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use crate::dtype::DType;
 use crate::graph::Type;
-use crate::op::{DotDims, Prim};
+use crate::op::{DotDims, Literal, Prim};
 use crate::shape::Shape;
 
 /// The result type of `prim` for arguments of these types.
@@ -33,14 +33,7 @@ pub fn infer(prim: &Prim, types: &[Type]) -> Result<Type, &'static str> {
             Ok(a)
         }
         Prim::Cast(dtype) => arguments::<1>(types).map(|[x]| Type { dtype: *dtype, ..x }),
-        Prim::Constant(literal) => {
-            let [] = arguments(types)?;
-            let count = literal.values.len();
-            if count != 1 && count != literal.shape.element_count() {
-                return Err("the number of values is neither one nor that of the elements");
-            }
-            Ok(Type { dtype: literal.dtype, shape: literal.shape })
-        }
+        Prim::Constant(literal) => constant(types, literal),
         Prim::Iota { dtype, shape, axis } => {
             let [] = arguments(types)?;
             if !dtype.is_int() || shape.rank() <= *axis {
@@ -74,16 +67,7 @@ pub fn infer(prim: &Prim, types: &[Type]) -> Result<Type, &'static str> {
             Ok(Type { shape: without(x.shape, *axis)?, ..x })
         }
         Prim::Dot(dims) => dot(types, dims),
-        Prim::LinearScan { axis } => {
-            let [a, b, initial] = arguments(types)?;
-            if !a.dtype.is_float() || a != b || initial.dtype != a.dtype {
-                return Err("wants two float values of one type and a start of that type");
-            }
-            if initial.shape != without(a.shape, *axis)? {
-                return Err("the start is not shaped as one step");
-            }
-            Ok(a)
-        }
+        Prim::LinearScan { axis } => linear_scan(types, *axis),
     }
 }
 
@@ -102,6 +86,26 @@ fn without(shape: Shape, axis: usize) -> Result<Shape, &'static str> {
 
 fn shape_of(sizes: &[usize]) -> Result<Shape, &'static str> {
     Shape::try_new(sizes).ok_or("the result has too many dimensions or elements")
+}
+
+fn constant(types: &[Type], literal: &Literal) -> Result<Type, &'static str> {
+    let [] = arguments(types)?;
+    let count = literal.values.len();
+    if count != 1 && count != literal.shape.element_count() {
+        return Err("the number of values is neither one nor that of the elements");
+    }
+    Ok(Type { dtype: literal.dtype, shape: literal.shape })
+}
+
+fn linear_scan(types: &[Type], axis: usize) -> Result<Type, &'static str> {
+    let [a, b, initial] = arguments(types)?;
+    if !a.dtype.is_float() || a != b || initial.dtype != a.dtype {
+        return Err("wants two float values of one type and a start of that type");
+    }
+    if initial.shape != without(a.shape, axis)? {
+        return Err("the start is not shaped as one step");
+    }
+    Ok(a)
 }
 
 fn broadcast(types: &[Type], shape: &Shape, axes: &[usize]) -> Result<Type, &'static str> {

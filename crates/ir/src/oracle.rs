@@ -1,7 +1,8 @@
 //! The oracle: what every operation means, computed slowly in `f64`.
 //!
-//! Floats are not rounded between operations, only where a cast narrows them, so a result is a
-//! yardstick for every float type. Integers wrap in their type and are exact up to 2^53.
+//! Floats are not rounded between operations, only in literals and where a cast narrows them, so
+//! a result is a yardstick for every float type. Integers wrap in their type and are exact up to
+//! 2^53.
 //! Nothing here is fast; nothing that is fast may disagree with it.
 
 mod elementwise;
@@ -83,9 +84,9 @@ pub enum OracleError {
         /// Name of the input.
         name: String,
         /// What the graph says.
-        want: Type,
+        want: Box<Type>,
         /// What was given.
-        got: Type,
+        got: Box<Type>,
         /// How many elements were given.
         element_count: usize,
     },
@@ -139,6 +140,7 @@ pub fn eval(graph: &CheckedGraph, inputs: &[Tensor]) -> Result<Evaluated, Oracle
     for ((value, input), tensor) in described.into_iter().zip(inputs) {
         let (want, got, element_count) = (graph.ty(value), tensor.ty, tensor.data.len());
         if want != got || element_count != want.shape.element_count() {
+            let (want, got) = (Box::new(want), Box::new(got));
             return Err(OracleError::Input { name: input.name.clone(), want, got, element_count });
         }
     }

@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use calor_ir::composite::COMPOSITES;
+use calor_ir::composite::activation::Activation;
+use calor_ir::composite::sort::SORT;
 use calor_ir::oracle::{Tensor, eval};
 use calor_ir::{
-    Binary, CheckedGraph, DType, Fold, Graph, Literal, OpCase, Prim, ValueId, derivative,
-    primitive_cases,
+    Attrs, Binary, CheckedGraph, DType, Fold, GradError, Graph, Literal, OpCase, Prim, Role, Type,
+    Unary, ValueId, derivative, nn, primitive_cases,
 };
 
 /// One loss for all float outputs: each element times a weight of its own.
@@ -90,4 +92,51 @@ fn of_every_composite() {
             check(composite.name, &case);
         }
     }
+}
+
+/// The gradient in `x` of the sum of what `build` makes of it.
+#[track_caller]
+fn check_choice(x: &[f64], build: fn(&mut Graph, ValueId) -> nn::Layer, want: &[f64]) {
+    let mut graph = Graph::new();
+    let input = graph.input("x", Role::Data, Type::new(DType::F32, &[x.len()]));
+    let value = build(&mut graph, input).unwrap();
+    let loss = graph.reduce(Fold::Sum, value, 0).unwrap();
+    graph.output("loss", loss);
+    let gradient = derivative(&graph.check().unwrap(), "loss", &["x"]).unwrap();
+    let found = eval(&gradient, &[Tensor::new(DType::F32, &[x.len()], x)]).unwrap();
+    for (want, got) in want.iter().zip(&found.outputs[1].data) {
+        assert!((want - got).abs() < 1e-12, "{want} {got}");
+    }
+}
+
+#[test]
+fn choices_where_there_is_no_derivative() {
+    check_choice(&[2.0, 5.0, 5.0], |g, x| g.reduce_rows(Fold::Max, x), &[0.0, 0.5, 0.5]);
+    check_choice(&[2.0, 5.0, 2.0], |g, x| g.reduce_rows(Fold::Min, x), &[0.5, 0.0, 0.5]);
+    check_choice(&[0.0, 1.0], |g, x| g.with_number(Binary::Max, x, 0.0), &[1.0, 1.0]);
+    check_choice(&[0.0, 1.0], |g, x| nn::activate(g, x, Activation::Relu), &[0.0, 1.0]);
+    check_choice(&[0.0, -2.0], |g, x| g.unary(Unary::Abs, x), &[0.0, -1.0]);
+    check_choice(&[0.0, 0.0], |g, x| nn::l2_normalize(g, x, 0.5), &[2.0, 2.0]);
+    // Extremes stay finite.
+    check_choice(&[-1e4, 1e4], |g, x| nn::activate(g, x, Activation::Silu), &[0.0, 1.0]);
+    check_choice(&[3.0], |g, x| g.unary(Unary::Floor, x), &[0.0]);
+}
+
+#[test]
+fn what_has_no_derivative_is_refused() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Role::Data, Type::new(DType::F32, &[3]));
+    let ids = graph.input("ids", Role::Data, Type::new(DType::I32, &[3]));
+    let sorted = graph.call(&SORT, Attrs::NONE, &[x]).unwrap();
+    let loss = graph.reduce(Fold::Sum, sorted, 0).unwrap();
+    graph.output("loss", loss);
+    graph.output("rows", sorted);
+    graph.output("ids", ids);
+    let graph = graph.check().unwrap();
+    let refused = |loss: &str, wrt: &str| derivative(&graph, loss, &[wrt]).unwrap_err();
+    assert_eq!(refused("loss", "x"), GradError::Composite { op: "sort" });
+    assert!(matches!(refused("rows", "x"), GradError::Loss { .. }));
+    assert!(matches!(refused("loss", "ids"), GradError::NotFloat { .. }));
+    assert!(matches!(refused("lost", "x"), GradError::NoOutput { .. }));
+    assert!(matches!(refused("loss", "y"), GradError::NoInput { .. }));
 }

@@ -5,8 +5,8 @@ use calor_ir::composite::COMPOSITES;
 use calor_ir::oracle::{Tensor, eval};
 use calor_ir::text::{TextFault, parse, print};
 use calor_ir::{
-    CheckedGraph, DType, Graph, Meaning, Op, OpCase, Role, Type, dedupe, expand_all, expand_once,
-    nn, primitive_cases,
+    CheckedGraph, DType, Graph, Meaning, Op, OpCase, Role, Type, ValueId, dedupe, expand_all,
+    expand_once, nn, primitive_cases,
 };
 
 fn every_case() -> Vec<(&'static str, OpCase)> {
@@ -44,7 +44,7 @@ fn expansion_keeps_values() {
         let place = format!("{owner}, {}", case.name);
         let whole = expand_all(case.graph.graph(), &mut |_, _| false).unwrap();
         for (old, new) in whole.values.iter().enumerate() {
-            let old = calor_ir::ValueId::from_index(old);
+            let old = ValueId::from_index(old);
             assert_eq!(case.graph.graph().ty(old), whole.graph.ty(*new), "{place}");
         }
         let opaque = |op: &Op| match op {
@@ -88,7 +88,7 @@ fn text_is_exact() {
 }
 
 /// A graph with a state, a segment, a live input and a name that needs quoting.
-fn odd_graph() -> Graph {
+fn odd_graph() -> (Graph, [ValueId; 2]) {
     let mut g = Graph::new();
     let x = g.live_input("a \"b\" \\ \n é \u{7f}", 3, Type::new(DType::F32, &[2, 4]));
     let total = g.input("total", Role::State, Type::new(DType::F32, &[2, 4]));
@@ -99,23 +99,23 @@ fn odd_graph() -> Graph {
     g.set_segment(0);
     let unused = g.add(x, x).unwrap();
     let same = nn::softmax(&mut g, x).unwrap();
-    assert_ne!(unused, same);
     g.output("shares", shares);
     g.output("same", same);
     g.state(total, next);
-    g
+    (g, [again, unused])
 }
 
 #[test]
 fn rewriting_respects_states_and_segments() {
-    let graph = odd_graph();
+    let (graph, [again, unused]) = odd_graph();
     check_text("odd graph", &graph);
     let merged = dedupe(&graph);
     let [shares, same] = [0, 1].map(|it| merged.graph.outputs()[it].value);
     assert_eq!(shares, same, "equal nodes of one segment are merged");
     assert_eq!(composite_count(&merged.graph), 2, "those of different segments are not");
     assert_eq!(merged.graph.nodes().len(), 5, "what nothing needs is dropped");
-    assert_eq!(merged.values.iter().filter(|it| merged.value(**it).is_none()).count(), 0);
+    assert_eq!(merged.value(unused), None);
+    assert!(merged.value(again).is_some());
     assert_eq!(merged.graph.states().len(), 1);
     let whole = expand_all(&merged.graph, &mut |_, _| false).unwrap().graph;
     assert!(whole.nodes().iter().any(|it| it.segment == 7));
@@ -172,6 +172,12 @@ fn bad_text_is_refused_with_its_line() {
                 %1 = input \"w\" data : f32[1]\n\
                 %2 = @splade_pool{chunk=1} %0 %0 %1 %1 %1 : f32[1]";
     check_fault(huge, 4, |it| matches!(it, TextFault::Graph(_)));
+    let wide = "%0 = input \"h\" data : f32[1,1]\n\
+                %1 = input \"w\" data : f32[5,1]\n\
+                %2 = input \"b\" data : f32[5]\n\
+                %3 = input \"lo\" data : i32[1099511627776]\n\
+                %4 = @splade_pool{chunk=1} %0 %1 %2 %3 %3 : f32[1099511627776,5]";
+    check_fault(wide, 6, |it| matches!(it, TextFault::Graph(_)));
 }
 
 /// Damaged texts are refused or understood; nothing panics and nothing grows without bound.

@@ -1,8 +1,16 @@
-//! From graphs to running programs: plans, caches, programs and sessions.
+//! From graphs to running programs: plans, programs, builds and sessions.
 #![forbid(unsafe_code)]
 
+mod engine;
+mod error;
 pub mod plan;
+mod session;
+mod source;
 
+pub use engine::{LIVE_COUNT_MAX, LaneId, MemoryReport, ProgramId, ProgramSpec};
+pub use error::RuntimeError;
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
 };
+pub use session::{Build, Session};
+pub use source::WeightSource;

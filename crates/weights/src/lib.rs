@@ -18,6 +18,7 @@ mod names;
 mod sentence;
 pub mod source;
 mod store;
+pub mod synth;
 
 pub use checkpoint::{Checkpoint, FileDigest, TensorInfo};
 pub use config::{
@@ -30,3 +31,4 @@ pub use names::{Head, Source as TensorSource, Weights};
 pub use sentence::{Pooling, SentenceConfig};
 pub use source::{Attempt, Outcome, Progress, ProgressStep, Source, Staging};
 pub use store::{Manifest, Pulled, Store, StoreOptions};
+pub use synth::{SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};

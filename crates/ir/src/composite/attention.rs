@@ -31,63 +31,70 @@ const MASKED: f64 = -1e30;
 struct Sizes {
     tq: usize,
     tk: usize,
+    h: usize,
     hkv: usize,
     group: usize,
+    d: usize,
+    dv: usize,
+}
+
+/// The arguments by name, checked.
+struct Arguments {
+    q: ValueId,
+    k: ValueId,
+    v: ValueId,
+    lo: ValueId,
+    hi: ValueId,
+    extra: Option<ValueId>,
+    bias: Option<ValueId>,
+    at: Sizes,
+}
+
+impl Arguments {
+    fn of(g: &Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Self, GraphError> {
+        let op = ATTENTION.name;
+        let (has_extra, has_bias) = (attrs.need_flag(op, "extra")?, attrs.need_flag(op, "bias")?);
+        let wrong = || g.refuse(op, inputs, "wrong number of arguments");
+        let (&[q, k, v, lo, hi], rest) = inputs.split_first_chunk::<5>().ok_or_else(wrong)?;
+        let (extra, bias) = match (rest, has_extra, has_bias) {
+            (&[], false, false) => (None, None),
+            (&[extra], true, false) => (Some(extra), None),
+            (&[bias], false, true) => (None, Some(bias)),
+            (&[extra, bias], true, true) => (Some(extra), Some(bias)),
+            _ => return Err(wrong()),
+        };
+        let [tq, h, d] = sizes(g, op, q)?;
+        let [tk, hkv, dv] = sizes(g, op, v)?;
+        want_float(g, op, q)?;
+        let dtype = g.ty(q).dtype;
+        want(g, op, k, dtype, &[tk, hkv, d])?;
+        want(g, op, v, dtype, &[tk, hkv, dv])?;
+        for row in [Some(lo), Some(hi), extra].into_iter().flatten() {
+            want(g, op, row, DType::I32, &[tq])?;
+        }
+        if hkv == 0 || h % hkv != 0 {
+            return Err(g.refuse(op, inputs, "the heads are no multiple of the key heads"));
+        }
+        let at = Sizes { tq, tk, h, hkv, group: h / hkv, d, dv };
+        Ok(Self { q, k, v, lo, hi, extra, bias, at })
+    }
 }
 
 fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
     let op = ATTENTION.name;
     let scale = attrs.need_float(op, "scale")?;
-    let (with_extra, with_bias) = (attrs.need_flag(op, "extra")?, attrs.need_flag(op, "bias")?);
     let with_lse = attrs.need_flag(op, "lse")?;
-    let (&[q, k, v, lo, hi], mut rest) = inputs
-        .split_first_chunk::<5>()
-        .ok_or_else(|| g.refuse(op, inputs, "wrong number of arguments"))?;
-    let mut optional = |wanted: bool| match rest.split_first() {
-        Some((first, others)) if wanted => {
-            rest = others;
-            Some(*first)
-        }
-        Some(_) | None => None,
-    };
-    let (extra, bias) = (optional(with_extra), optional(with_bias));
-    if !rest.is_empty() || extra.is_some() != with_extra || bias.is_some() != with_bias {
-        return Err(g.refuse(op, inputs, "wrong number of arguments"));
-    }
-    let [tq, h, d] = sizes(g, op, q)?;
-    let [tk, hkv, dv] = sizes(g, op, v)?;
-    want_float(g, op, q)?;
-    let dtype = g.ty(q).dtype;
-    want(g, op, k, dtype, &[tk, hkv, d])?;
-    want(g, op, v, dtype, &[tk, hkv, dv])?;
-    for row in [Some(lo), Some(hi), extra].into_iter().flatten() {
-        want(g, op, row, DType::I32, &[tq])?;
-    }
-    if hkv == 0 || h % hkv != 0 {
-        return Err(g.refuse(op, inputs, "the heads are no multiple of the key heads"));
-    }
+    let arguments = Arguments::of(g, attrs, inputs)?;
+    let Sizes { tq, h, dv, .. } = arguments.at;
+    let dtype = g.ty(arguments.q).dtype;
     let wide = dtype.wide();
-    let at = Sizes { tq, tk, hkv, group: h / hkv };
 
-    let grouped = g.reshape(q, &[tq, hkv, at.group, d])?;
-    let dims = DotDims { batch: vec![(1, 1)], contract: vec![(3, 2)], out: wide };
-    let scores = g.dot(grouped, k, dims)?; // [hkv, tq, group, tk], as all that follows.
-    let mut scores = g.with_number(Binary::Mul, scores, scale)?;
-    if let Some(table) = bias {
-        let bias = distance_bias(g, table, &at, h)?;
-        let bias = g.cast(bias, wide)?;
-        scores = g.add(scores, bias)?;
-    }
-    let mask = key_mask(g, &at, lo, hi, extra)?;
-    let mask = g.reshape(mask, &[1, tq, 1, tk])?;
-    let low = g.scalar(wide, MASKED)?;
-    let scores = g.select(mask, scores, low)?;
-
+    let scores = masked_scores(g, &arguments, scale)?;
     let largest = g.reduce_rows(Fold::Max, scores)?;
     let below = g.sub(scores, largest)?;
     let power = g.unary(Unary::Exp, below)?;
     let sum = g.reduce_rows(Fold::Sum, power)?;
-    let v = g.cast(v, wide)?;
+    let v = g.cast(arguments.v, wide)?;
     let dims = DotDims { batch: vec![(0, 1)], contract: vec![(3, 0)], out: wide };
     let mixed = g.dot(power, v, dims)?;
     let mixed = g.div(mixed, sum)?;
@@ -110,35 +117,44 @@ fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueI
     Ok(results)
 }
 
+/// The score of each pair of rows, masked where the key is not seen: [hkv, tq, group, tk].
+fn masked_scores(g: &mut Graph, x: &Arguments, scale: f64) -> Result<ValueId, GraphError> {
+    let Sizes { tq, tk, hkv, group, d, .. } = x.at;
+    let wide = g.ty(x.q).dtype.wide();
+    let grouped = g.reshape(x.q, &[tq, hkv, group, d])?;
+    let dims = DotDims { batch: vec![(1, 1)], contract: vec![(3, 2)], out: wide };
+    let scores = g.dot(grouped, x.k, dims)?;
+    let mut scores = g.with_number(Binary::Mul, scores, scale)?;
+    if let Some(table) = x.bias {
+        let bias = distance_bias(g, table, &x.at)?;
+        let bias = g.cast(bias, wide)?;
+        scores = g.add(scores, bias)?;
+    }
+    let mask = key_mask(g, x)?;
+    let mask = g.reshape(mask, &[1, tq, 1, tk])?;
+    let low = g.scalar(wide, MASKED)?;
+    g.select(mask, scores, low)
+}
+
 /// Which keys each row sees: [tq, tk].
-fn key_mask(
-    g: &mut Graph,
-    at: &Sizes,
-    lo: ValueId,
-    hi: ValueId,
-    extra: Option<ValueId>,
-) -> Result<ValueId, GraphError> {
+fn key_mask(g: &mut Graph, x: &Arguments) -> Result<ValueId, GraphError> {
+    let Arguments { at, lo, hi, extra, .. } = x;
     let key = g.iota(DType::I32, &[at.tq, at.tk], 1)?;
-    let lo = g.reshape(lo, &[at.tq, 1])?;
-    let hi = g.reshape(hi, &[at.tq, 1])?;
+    let lo = g.reshape(*lo, &[at.tq, 1])?;
+    let hi = g.reshape(*hi, &[at.tq, 1])?;
     let from = g.binary(Binary::Le, lo, key)?;
     let below = g.binary(Binary::Lt, key, hi)?;
     let inside = g.binary(Binary::And, from, below)?;
     let Some(extra) = extra else { return Ok(inside) };
-    let extra = g.reshape(extra, &[at.tq, 1])?;
+    let extra = g.reshape(*extra, &[at.tq, 1])?;
     let named = g.binary(Binary::Eq, key, extra)?;
     g.binary(Binary::Or, inside, named)
 }
 
 /// The bias of each pair of rows: [hkv, tq, group, tk].
-fn distance_bias(
-    g: &mut Graph,
-    table: ValueId,
-    at: &Sizes,
-    h: usize,
-) -> Result<ValueId, GraphError> {
+fn distance_bias(g: &mut Graph, table: ValueId, at: &Sizes) -> Result<ValueId, GraphError> {
     let [rows, _] = sizes(g, ATTENTION.name, table)?;
-    want(g, ATTENTION.name, table, DType::F32, &[rows, h])?;
+    want(g, ATTENTION.name, table, DType::F32, &[rows, at.h])?;
     if rows.is_multiple_of(2) || i32::MAX as usize <= rows {
         return Err(g.refuse(ATTENTION.name, &[table], "the distance table has 2r + 1 rows"));
     }

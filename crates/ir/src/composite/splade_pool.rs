@@ -8,6 +8,7 @@ use crate::composite::{Attrs, Composite, Meaning};
 use crate::dtype::DType;
 use crate::graph::{Graph, GraphError, ValueId};
 use crate::op::{Binary, Unary};
+use crate::shape::Shape;
 
 /// Most chunks: each is a handful of nodes.
 const CHUNK_COUNT_MAX: usize = 256;
@@ -37,7 +38,9 @@ fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueI
     }
     let dtype = g.ty(h).dtype;
     let zero = g.scalar(dtype, 0.0)?;
-    let mut best = g.broadcast_to(zero, crate::graph::Type::new(dtype, &[n, v]).shape)?;
+    let terms = Shape::try_new(&[n, v]);
+    let terms = terms.ok_or_else(|| g.refuse(op, inputs, "the result is too large"))?;
+    let mut best = g.broadcast_to(zero, terms)?;
     let plain = Attrs::NONE.word("activation", "none");
     for start in (0..t).step_by(chunk) {
         let rows = g.slice(h, 0, start, t.min(start + chunk))?;

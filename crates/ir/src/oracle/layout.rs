@@ -50,7 +50,9 @@ pub(super) fn permute(x: &Tensor, axes: &[usize]) -> Vec<f64> {
 
 pub(super) fn slice(x: &Tensor, shape: &Shape, start: &[usize], step: &[usize]) -> Vec<f64> {
     let from = x.ty.shape.strides();
-    let strides: Vec<usize> = step.iter().zip(from).map(|(step, stride)| step * stride).collect();
+    // A step past the dimension may be any number; it is then taken no second time.
+    let stride = |(step, stride): (&usize, usize)| step.saturating_mul(stride);
+    let strides: Vec<usize> = step.iter().zip(from).map(stride).collect();
     let offset = start.iter().zip(from).map(|(start, stride)| start * stride).sum();
     walk(&x.data, shape, &strides, offset)
 }

@@ -1,0 +1,72 @@
+//! Why a program cannot be built or run.
+
+use calor_device::DeviceError;
+use thiserror::Error;
+
+use crate::plan::PlanError;
+
+/// A failure of a build or of a run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The graph cannot be planned for the device.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The device failed, or was used wrongly.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A weight could not be read.
+    #[error("weight `{name}` cannot be read")]
+    Weight {
+        /// Name of the graph's input.
+        name: String,
+        /// What the source said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A graph has weights, and no source was given.
+    #[error("program `{program}` has weights but no source for them")]
+    NoSource {
+        /// Label of the program.
+        program: String,
+    },
+    /// The quota of the build would be exceeded. Nothing was allocated.
+    #[error(
+        "program `{program}` wants {want_bytes} bytes more, {left_bytes} are left of the quota"
+    )]
+    Quota {
+        /// Label of the program.
+        program: String,
+        /// Bytes wanted for weights, prepared weights, arena and boundary.
+        want_bytes: u64,
+        /// Bytes left.
+        left_bytes: u64,
+    },
+    /// A buffer was given more or fewer bytes than it has.
+    #[error("buffer `{name}` holds {want_bytes} bytes, not {got_bytes}")]
+    Size {
+        /// Name of the input or output.
+        name: String,
+        /// Bytes that it holds.
+        want_bytes: u64,
+        /// Bytes that were given.
+        got_bytes: u64,
+    },
+    /// No input or output of that name.
+    #[error("program `{program}` has no buffer `{name}`")]
+    NoBuffer {
+        /// Label of the program.
+        program: String,
+        /// The name.
+        name: String,
+    },
+    /// More live rows than the program has room for.
+    #[error("live count {index} is {got}, the program has room for {max}")]
+    Live {
+        /// Which count.
+        index: usize,
+        /// The count.
+        got: u32,
+        /// Room.
+        max: u32,
+    },
+}

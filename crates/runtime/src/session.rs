@@ -1,0 +1,145 @@
+//! The right to build, and what is left when it is given up.
+//!
+//! A [`Build`] may plan, compile, load and allocate, within a quota of bytes. [`Build::seal`]
+//! consumes it and yields a [`Session`], which has no method that builds: that is the seal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calor_device::{Device, Signature};
+use calor_kernel::Digest;
+use calor_telemetry::{Counters, Recorder};
+
+use crate::engine::{Engine, LaneId, MemoryReport, ProgramId, ProgramSpec};
+use crate::error::RuntimeError;
+use crate::plan::Plan;
+
+/// Builds programs on a device, and runs them while it does.
+pub struct Build(Engine);
+
+/// Runs programs that are all built.
+pub struct Session(Engine);
+
+impl Build {
+    /// The right to build on `device`, up to `quota_bytes` of its memory.
+    pub fn new(
+        device: Device,
+        quota_bytes: u64,
+        counters: Arc<Counters>,
+        recorder: Arc<dyn Recorder>,
+    ) -> Self {
+        Self(Engine::new(device, quota_bytes, counters, recorder))
+    }
+
+    /// A lane of its own arena.
+    pub fn lane(&mut self) -> LaneId {
+        self.0.lane()
+    }
+
+    /// Plans, compiles, loads weights and reserves memory for a program.
+    ///
+    /// # Errors
+    /// When the graph has no plan, the weights cannot be read, the device fails, or the quota
+    /// would be exceeded; then nothing was allocated.
+    pub fn program(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
+        self.0.add(spec)
+    }
+
+    /// Prepares every program and gives up the right to build.
+    ///
+    /// # Errors
+    /// When the device cannot prepare a program.
+    pub fn seal(mut self) -> Result<Session, RuntimeError> {
+        self.0.prepare()?;
+        Ok(Session(self.0))
+    }
+}
+
+macro_rules! running {
+    ($owner:ident) => {
+        impl $owner {
+            /// Copies bytes into buffer `slot` of a program: an index in its plan's buffers.
+            ///
+            /// # Errors
+            /// When there is no such buffer or it is smaller.
+            pub fn write(
+                &mut self,
+                program: ProgramId,
+                slot: usize,
+                bytes: &[u8],
+            ) -> Result<(), RuntimeError> {
+                self.0.write(program, slot, bytes)
+            }
+
+            /// Copies the first bytes of buffer `slot` of a program.
+            ///
+            /// # Errors
+            /// When there is no such buffer or it is smaller.
+            pub fn read(
+                &mut self,
+                program: ProgramId,
+                slot: usize,
+                out: &mut [u8],
+            ) -> Result<(), RuntimeError> {
+                self.0.read(program, slot, out)
+            }
+
+            /// Runs a program and waits for its end. `live` are the live counts in order (tokens,
+            /// sequences); counts that are not given are at their most.
+            ///
+            /// # Errors
+            /// When a count is larger than the program's room, the device fails, or the deadline
+            /// passes.
+            pub fn run(
+                &mut self,
+                program: ProgramId,
+                live: &[u32],
+                deadline: Duration,
+            ) -> Result<(), RuntimeError> {
+                self.0.run(program, live, deadline)
+            }
+
+            /// The plan of a program.
+            pub fn plan(&self, program: ProgramId) -> &Plan {
+                self.0.plan_of(program)
+            }
+
+            /// Digest of a program's plan.
+            pub fn digest(&self, program: ProgramId) -> Digest {
+                self.0.digest_of(program)
+            }
+
+            /// Device memory by purpose.
+            pub fn memory(&self) -> MemoryReport {
+                self.0.report()
+            }
+
+            /// What the device is.
+            pub fn signature(&self) -> &Signature {
+                &self.0.device().signature
+            }
+
+            /// The counters of this scope.
+            pub fn counters(&self) -> &Arc<Counters> {
+                &self.0.counters
+            }
+
+            /// Where events go.
+            pub fn recorder(&self) -> &Arc<dyn Recorder> {
+                &self.0.recorder
+            }
+        }
+
+        impl std::fmt::Debug for $owner {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($owner))
+                    .field("device", &self.0.device().signature.kind)
+                    .field("memory", &self.0.report())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+running!(Build);
+running!(Session);
