@@ -38,25 +38,45 @@ impl Activation {
     #[inline(always)]
     pub(crate) fn with<S: Simd, U: ActivationUser<S>>(self, simd: S, user: U) {
         match self {
-            Self::None => user.call(|x| x),
-            Self::Relu => user.call(|x| simd.max(simd.splat(0.0), x)),
-            Self::Gelu => user.call(|x| {
-                let c = |value: f32| simd.splat(value);
-                let erf = erf(simd, simd.mul(x, c(std::f32::consts::FRAC_1_SQRT_2)));
-                let half = simd.mul(x, c(0.5));
-                simd.fma(half, erf, half)
-            }),
-            Self::GeluTanh => user.call(|x| {
-                // (1 + tanh y) / 2 = sigmoid(2 y), and 2 √(2/π) = 1.5957…
-                let c = |value: f32| simd.splat(value);
-                let cubic = simd.fma(simd.mul(x, x), c(0.044_715 * 1.595_769_1), c(1.595_769_1));
-                simd.mul(x, sigmoid(simd, simd.mul(x, cubic)))
-            }),
-            Self::QuickGelu => {
-                user.call(|x| simd.mul(x, sigmoid(simd, simd.mul(x, simd.splat(1.702)))))
-            }
-            Self::Silu => user.call(|x| simd.mul(x, sigmoid(simd, x))),
-            Self::Tanh => user.call(|x| tanh(simd, x)),
+            Self::None => user.call(
+                #[inline(always)]
+                |x| x,
+            ),
+            Self::Relu => user.call(
+                #[inline(always)]
+                |x| simd.max(simd.splat(0.0), x),
+            ),
+            Self::Gelu => user.call(
+                #[inline(always)]
+                |x| {
+                    let c = |value: f32| simd.splat(value);
+                    let erf = erf(simd, simd.mul(x, c(std::f32::consts::FRAC_1_SQRT_2)));
+                    let half = simd.mul(x, c(0.5));
+                    simd.fma(half, erf, half)
+                },
+            ),
+            Self::GeluTanh => user.call(
+                #[inline(always)]
+                |x| {
+                    // (1 + tanh y) / 2 = sigmoid(2 y), and 2 √(2/π) = 1.5957…
+                    let c = |value: f32| simd.splat(value);
+                    let cubic =
+                        simd.fma(simd.mul(x, x), c(0.044_715 * 1.595_769_2), c(1.595_769_2));
+                    simd.mul(x, sigmoid(simd, simd.mul(x, cubic)))
+                },
+            ),
+            Self::QuickGelu => user.call(
+                #[inline(always)]
+                |x| simd.mul(x, sigmoid(simd, simd.mul(x, simd.splat(1.702)))),
+            ),
+            Self::Silu => user.call(
+                #[inline(always)]
+                |x| simd.mul(x, sigmoid(simd, x)),
+            ),
+            Self::Tanh => user.call(
+                #[inline(always)]
+                |x| tanh(simd, x),
+            ),
         }
     }
 

@@ -11,7 +11,7 @@ mod x86;
 #[cfg(test)]
 pub(crate) use functions::tests::erf_exact;
 pub use functions::{erf, exp, exp_below, sigmoid, tanh};
-pub use scalar::Scalar;
+pub use scalar::{Portable, Scalar};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
@@ -20,6 +20,9 @@ pub use x86::{Avx2, Avx512};
 pub enum Level {
     /// What every machine of the architecture has.
     Scalar(Scalar),
+    /// The shapes of [`Avx512`] without its instructions.
+    #[cfg(test)]
+    Wide(Portable<16, 12>),
     /// AVX2 and FMA: eight floats.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -31,23 +34,27 @@ pub enum Level {
 impl Level {
     /// The highest level of this machine.
     pub fn detect() -> Self {
-        Self::available().next().unwrap_or(Self::Scalar(Scalar))
+        Self::available().next().unwrap_or(Self::Scalar(Portable))
     }
 
     /// Every level of this machine, the highest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::all().into_iter().flatten()
+        #[cfg(test)]
+        let last = Some(Self::Wide(Portable));
+        #[cfg(not(test))]
+        let last = None;
+        Self::all().into_iter().flatten().chain(last)
     }
 
     #[cfg(target_arch = "x86_64")]
     fn all() -> [Option<Self>; 3] {
-        let scalar = Some(Self::Scalar(Scalar));
+        let scalar = Some(Self::Scalar(Portable));
         [Avx512::detect().map(Self::Avx512), Avx2::detect().map(Self::Avx2), scalar]
     }
 
     #[cfg(not(target_arch = "x86_64"))]
     fn all() -> [Option<Self>; 1] {
-        [Some(Self::Scalar(Scalar))]
+        [Some(Self::Scalar(Portable))]
     }
 
     /// Runs `kernel` with this level's instructions.
@@ -55,6 +62,8 @@ impl Level {
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Scalar(simd) => simd.call(kernel),
+            #[cfg(test)]
+            Self::Wide(simd) => simd.call(kernel),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(simd) => simd.call(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -66,6 +75,8 @@ impl Level {
     pub fn lanes(self) -> usize {
         match self {
             Self::Scalar(_) => Scalar::LANES,
+            #[cfg(test)]
+            Self::Wide(_) => 16,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
@@ -77,6 +88,8 @@ impl Level {
     pub fn tile_rows(self) -> usize {
         match self {
             Self::Scalar(_) => Scalar::TILE_ROWS,
+            #[cfg(test)]
+            Self::Wide(_) => 12,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::TILE_ROWS,
             #[cfg(target_arch = "x86_64")]

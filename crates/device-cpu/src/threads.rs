@@ -177,7 +177,7 @@ impl Shared {
         // SAFETY: the run before is closed and empty, so no worker reads the cell.
         unsafe { *self.job.get() = Some(job) };
         let epoch = self.state.load(Ordering::Relaxed) / EPOCH + 1;
-        self.state.store((epoch % EPOCH) * EPOCH | OPEN, Ordering::SeqCst);
+        self.state.store(((epoch % EPOCH) * EPOCH) | OPEN, Ordering::SeqCst);
         let sleeper_count = self.sleeper_count.load(Ordering::SeqCst);
         if sleeper_count == 0 {
             return;

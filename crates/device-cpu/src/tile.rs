@@ -44,9 +44,9 @@ pub(crate) unsafe fn multiply<
     for k in 0..k_count {
         let mut right = [[simd.splat(0.0); V]; P];
         for p in 0..P {
-            for v in 0..V {
+            for (v, x) in right[p].iter_mut().enumerate() {
                 let start = b[p].wrapping_add(k * b_step + v * S::LANES);
-                right[p][v] = if PART && v + 1 == V {
+                *x = if PART && v + 1 == V {
                     // SAFETY: the last vector of step `k` has `tail` floats.
                     unsafe { simd.load_part(start, tail) }
                 } else {
@@ -55,12 +55,12 @@ pub(crate) unsafe fn multiply<
                 };
             }
         }
-        for i in 0..M {
+        for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: row `i` and step `k` are within what the caller promised.
             let left = simd.splat(unsafe { *a.start.wrapping_add(i * a.row + k * a.step) });
             for p in 0..P {
                 for v in 0..V {
-                    sums[i][p][v] = simd.fma(left, right[p][v], sums[i][p][v]);
+                    sums[p][v] = simd.fma(left, right[p][v], sums[p][v]);
                 }
             }
         }
@@ -68,17 +68,18 @@ pub(crate) unsafe fn multiply<
     sums
 }
 
-/// `rows` as strips of nearly equal height, none above `strip_rows_max`: calls
-/// `f(first_row, strip_rows)`. Even strips keep the accumulators busy where a rest would not.
+/// `rows` as strips of nearly equal height, none above `strip_rows_max`: each strip's first row
+/// and its rows. Even strips keep the accumulators busy where a rest would not.
 #[inline(always)]
-pub(crate) fn strips(rows: usize, strip_rows_max: usize, mut f: impl FnMut(usize, usize)) {
+pub(crate) fn strips(rows: usize, strip_rows_max: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = rows.div_ceil(strip_rows_max);
-    let mut first = 0;
-    for index in 0..count {
-        let next = rows * (index + 1) / count;
-        f(first, next - first);
-        first = next;
-    }
+    let (each, longer) = (rows / count.max(1), rows % count.max(1));
+    (0..count).scan(0, move |next, index| {
+        let first = *next;
+        let strip_rows = each + usize::from(index < longer);
+        *next += strip_rows;
+        Some((first, strip_rows))
+    })
 }
 
 /// Evaluates the expression with `$m` the constant equal to `$rows`, which is in
@@ -110,10 +111,10 @@ mod tests {
     fn strips_are_even_and_complete() {
         for rows in 0..40 {
             let mut seen = Vec::new();
-            super::strips(rows, 6, |first, count| {
+            for (first, count) in super::strips(rows, 6) {
                 assert_eq!(first, seen.iter().sum::<usize>());
                 seen.push(count);
-            });
+            }
             assert_eq!(seen.iter().sum::<usize>(), rows);
             let spread = seen.iter().max().unwrap_or(&0) - seen.iter().min().unwrap_or(&0);
             assert!(spread <= 1 && seen.iter().all(|it| (1..=6).contains(it)), "{seen:?}");

@@ -26,6 +26,7 @@ pub const HDC_SEED_DEFAULT: u64 = 42;
 
 const WORD_COUNT: usize = HDC_BIT_COUNT / 64;
 const BLOCK_WORDS: usize = 8;
+const BLOCK_COUNT: usize = WORD_COUNT / BLOCK_WORDS;
 const POSITION_COUNT: usize = 512;
 const GRAM_LEN_MAX: usize = 8;
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -44,13 +45,12 @@ impl Hypervector {
     /// The random vector of a seed, a kind and an id: word `w` is
     /// `mix(mix(seed + G (4 id + kind + 1)) + G (w + 1))`.
     fn random(seed: u64, kind: Kind, id: u64) -> Self {
-        let serial = id.wrapping_mul(4).wrapping_add(kind as u64 + 1);
-        let key = mix(seed.wrapping_add(GOLDEN.wrapping_mul(serial)));
-        let mut words = [0; WORD_COUNT];
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = mix(key.wrapping_add(GOLDEN.wrapping_mul(index as u64 + 1)));
+        let key = vector_key(seed, kind, id);
+        let mut out = Self::ZERO;
+        for (block, words) in out.0.as_chunks_mut::<BLOCK_WORDS>().0.iter_mut().enumerate() {
+            *words = random_block(key, block);
         }
-        Self(words)
+        out
     }
 
     /// The 160 words.
@@ -83,7 +83,7 @@ impl Hypervector {
     /// Bit by bit majority; a tie gives 0. Nothing bundled is [`Hypervector::ZERO`].
     pub fn bundle<'a>(vectors: impl IntoIterator<Item = &'a Self>) -> Self {
         let vectors: Vec<&Self> = vectors.into_iter().collect();
-        majority(vectors.len(), |vote, block| *vectors[vote].block(block))
+        majority(|block, votes| votes.extend(vectors.iter().map(|it| it.block(block))))
     }
 
     /// Bits that differ, 0 to 10,240.
@@ -133,7 +133,7 @@ pub enum HdcMode {
 pub struct HdcEncoder {
     seed: u64,
     mode: HdcMode,
-    positions: Vec<Hypervector>,
+    positions: Slices,
     tie: Hypervector,
 }
 
@@ -145,8 +145,8 @@ impl HdcEncoder {
     pub fn new(seed: u64, mode: HdcMode) -> EmbeddingResult<Self> {
         let position = |id| Hypervector::random(seed, Kind::Position, id as u64);
         let positions = match mode {
-            HdcMode::Positional => (0..POSITION_COUNT).map(position).collect(),
-            HdcMode::Grams { gram_len: 1..=GRAM_LEN_MAX } => Vec::new(),
+            HdcMode::Positional => Slices::of(POSITION_COUNT, position),
+            HdcMode::Grams { gram_len: 1..=GRAM_LEN_MAX } => Slices::of(0, position),
             HdcMode::Grams { gram_len } => {
                 return Err(EmbeddingError::ConfigError {
                     field: "gram_len",
@@ -161,7 +161,7 @@ impl HdcEncoder {
 
     /// The vector of a character alone.
     pub fn character(&self, character: char) -> Hypervector {
-        Hypervector::random(self.seed, Kind::Character, u64::from(u32::from(character)))
+        Hypervector::random(self.seed, Kind::Character, u64::from(character))
     }
 
     /// The majority of the first 4,096 characters' bound vectors. An even number of votes is
@@ -170,19 +170,30 @@ impl HdcEncoder {
     /// # Errors
     /// [`EmbeddingError::EmptyInput`]; whitespace is content.
     pub fn encode_string(&self, text: &str) -> EmbeddingResult<Hypervector> {
-        let alphabet = Alphabet::of(text);
+        let alphabet = &Alphabet::of(text);
         if alphabet.places.is_empty() {
             return Err(EmbeddingError::EmptyInput { what: "text" });
         }
-        let vectors: Vec<Hypervector> =
-            alphabet.characters.iter().map(|it| self.character(*it)).collect();
         Ok(match self.mode {
-            HdcMode::Positional => self.with_tie(alphabet.places.len(), |vote, block| {
-                let mut out = *vectors[usize::from(alphabet.places[vote])].block(block);
-                xor_into(&mut out, self.positions[vote % POSITION_COUNT].block(block));
-                out
-            }),
-            HdcMode::Grams { gram_len } => self.bundle_grams(&alphabet.places, &vectors, gram_len),
+            HdcMode::Positional => {
+                // Eight words of each character at a time: a text of many characters would
+                // otherwise fill megabytes.
+                let key = |it: &char| vector_key(self.seed, Kind::Character, u64::from(*it));
+                let keys: Vec<u64> = alphabet.characters.iter().map(key).collect();
+                let mut vectors: Vec<Block> = Vec::new();
+                self.majority_with_tie(|block, votes| {
+                    vectors.clear();
+                    vectors.extend(keys.iter().map(|it| random_block(*it, block)));
+                    let positions = self.positions.block(block).iter().cycle();
+                    let places = alphabet.places.iter();
+                    votes.extend(
+                        places
+                            .zip(positions)
+                            .map(|(place, position)| xor(&vectors[usize::from(*place)], position)),
+                    );
+                })
+            }
+            HdcMode::Grams { gram_len } => self.bundle_grams(alphabet, gram_len),
         })
     }
 
@@ -195,31 +206,59 @@ impl HdcEncoder {
     }
 
     /// A text shorter than a run is one run.
-    fn bundle_grams(
-        &self,
-        places: &[u16],
-        vectors: &[Hypervector],
-        gram_len: usize,
-    ) -> Hypervector {
+    fn bundle_grams(&self, alphabet: &Alphabet, gram_len: usize) -> Hypervector {
+        let places = &alphabet.places;
         let gram_len = gram_len.min(places.len());
-        let permuted: Vec<Vec<Hypervector>> = (0..gram_len)
-            .map(|place| vectors.iter().map(|it| it.permute(place)).collect())
+        let permuted: Vec<Slices> = (0..gram_len)
+            .map(|place| {
+                Slices::of(alphabet.characters.len(), |index| {
+                    self.character(alphabet.characters[index]).permute(place)
+                })
+            })
             .collect();
-        let gram_count = places.len() - gram_len + 1;
-        self.with_tie(gram_count, |vote, block| {
-            let mut out = [0; BLOCK_WORDS];
-            for (place, vectors) in permuted.iter().enumerate() {
-                xor_into(&mut out, vectors[usize::from(places[vote + place])].block(block));
-            }
-            out
+        self.majority_with_tie(|block, votes| {
+            votes.extend(places.windows(gram_len).map(|gram| {
+                let vectors = gram.iter().zip(&permuted);
+                vectors.fold([0; BLOCK_WORDS], |out, (place, vectors)| {
+                    xor(&out, &vectors.block(block)[usize::from(*place)])
+                })
+            }));
         })
     }
 
-    fn with_tie(&self, count: usize, vote_of: impl Fn(usize, usize) -> Block) -> Hypervector {
-        let vote_count = count + usize::from(count.is_multiple_of(2));
-        majority(vote_count, |vote, block| {
-            if vote < count { vote_of(vote, block) } else { *self.tie.block(block) }
+    /// [`majority`], with the tie vector as one more vote where their number is even.
+    fn majority_with_tie(&self, mut fill: impl FnMut(usize, &mut Vec<Block>)) -> Hypervector {
+        majority(|block, votes| {
+            fill(block, votes);
+            if votes.len().is_multiple_of(2) {
+                votes.push(*self.tie.block(block));
+            }
         })
+    }
+}
+
+/// Many vectors, block by block: the first eight words of each, then the next eight of each. What
+/// a majority reads lies together.
+#[derive(Clone, Debug)]
+struct Slices {
+    blocks: Vec<Block>,
+    count: usize,
+}
+
+impl Slices {
+    fn of(count: usize, vector: impl Fn(usize) -> Hypervector) -> Self {
+        let mut blocks = vec![[0; BLOCK_WORDS]; count * BLOCK_COUNT];
+        for index in 0..count {
+            let vector = vector(index);
+            for block in 0..BLOCK_COUNT {
+                blocks[block * count + index] = *vector.block(block);
+            }
+        }
+        Self { blocks, count }
+    }
+
+    fn block(&self, index: usize) -> &[Block] {
+        &self.blocks[index * self.count..][..self.count]
     }
 }
 
@@ -258,23 +297,23 @@ impl Alphabet {
     }
 }
 
-/// Bit by bit: whether more than half of the votes are 1. `vote_of(vote, block)` is eight words
-/// of one vote.
-fn majority(count: usize, vote_of: impl Fn(usize, usize) -> Block) -> Hypervector {
+/// Bit by bit: whether more than half of the votes are 1. `fill(block, votes)` appends the eight
+/// words of that block of every vote.
+fn majority(mut fill: impl FnMut(usize, &mut Vec<Block>)) -> Hypervector {
     let mut out = Hypervector::ZERO;
-    let threshold = count / 2 + 1;
+    let mut votes: Vec<Block> = Vec::new();
     for (block, words) in out.0.as_chunks_mut::<BLOCK_WORDS>().0.iter_mut().enumerate() {
-        let mut counters = Counters::new(count);
-        let mut vote = 0;
-        while vote + 8 <= count {
-            counters.add_eight(std::array::from_fn(|index| vote_of(vote + index, block)));
-            vote += 8;
+        votes.clear();
+        fill(block, &mut votes);
+        let mut counters = Counters::new(votes.len());
+        let (eights, rest) = votes.as_chunks::<8>();
+        for it in eights {
+            counters.add_eight(it);
         }
-        while vote < count {
-            counters.add(vote_of(vote, block), 0);
-            vote += 1;
+        for it in rest {
+            counters.add(*it, 0);
         }
-        *words = counters.at_least(threshold);
+        *words = counters.at_least(votes.len() / 2 + 1);
     }
     out
 }
@@ -312,7 +351,8 @@ impl Counters {
     }
 
     /// Adds eight votes with seven full adders; only the eights ripple.
-    fn add_eight(&mut self, v: [Block; 8]) {
+    #[inline]
+    fn add_eight(&mut self, v: &[Block; 8]) {
         let [ones, twos, fours, ..] = &mut self.planes;
         let twos_a = full_add(ones, &v[0], &v[1]);
         let twos_b = full_add(ones, &v[2], &v[3]);
@@ -355,10 +395,18 @@ fn full_add(sum: &mut Block, a: &Block, b: &Block) -> Block {
 }
 
 #[inline]
-fn xor_into(out: &mut Block, other: &Block) {
-    for (word, it) in out.iter_mut().zip(other) {
-        *word ^= it;
-    }
+fn xor(a: &Block, b: &Block) -> Block {
+    std::array::from_fn(|index| a[index] ^ b[index])
+}
+
+fn vector_key(seed: u64, kind: Kind, id: u64) -> u64 {
+    let serial = id.wrapping_mul(4).wrapping_add(kind as u64 + 1);
+    mix(seed.wrapping_add(GOLDEN.wrapping_mul(serial)))
+}
+
+fn random_block(key: u64, block: usize) -> Block {
+    let word = |index| (block * BLOCK_WORDS + index) as u64 + 1;
+    std::array::from_fn(|index| mix(key.wrapping_add(GOLDEN.wrapping_mul(word(index)))))
 }
 
 fn mix(mut z: u64) -> u64 {

@@ -8,7 +8,7 @@
 use crate::error::{EmbeddingError, EmbeddingResult, LengthUnit};
 
 /// The extra key of a row that has none.
-pub const NO_EXTRA_KEY: u32 = u32::MAX;
+pub const NO_EXTRA_KEY: i32 = -1;
 
 /// The statics of a text program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,17 +180,17 @@ pub enum Positions {
 }
 
 impl Positions {
-    fn first(self) -> u32 {
+    fn first(self) -> i32 {
         match self {
             Self::FromZero => 0,
-            Self::AfterPad { pad_id } => pad_id + 1,
+            Self::AfterPad { pad_id } => pad_id as i32 + 1,
         }
     }
 
-    fn padding(self) -> u32 {
+    fn padding(self) -> i32 {
         match self {
             Self::FromZero => 0,
-            Self::AfterPad { pad_id } => pad_id,
+            Self::AfterPad { pad_id } => pad_id as i32,
         }
     }
 }
@@ -208,24 +208,25 @@ pub struct PackForm {
     pub pad_id: u32,
 }
 
-/// The caller's buffers: one element a row, but for the bounds.
+/// The caller's buffers in the types that programs take: one element a row, but for the bounds.
 #[derive(Debug)]
 pub struct PackBuffers<'a> {
     /// Vocabulary ids, `[T]`.
-    pub ids: &'a mut [u32],
+    pub ids: &'a mut [i32],
     /// Places in the sequence, `[T]`.
-    pub positions: &'a mut [u32],
+    pub positions: &'a mut [i32],
     /// Token types, `[T]`.
-    pub types: &'a mut [u32],
+    pub types: &'a mut [i32],
     /// First key of each row, `[T]`.
-    pub lo: &'a mut [u32],
+    pub lo: &'a mut [i32],
     /// End of the keys of each row, `[T]`; equal to `lo` for padding rows.
-    pub hi: &'a mut [u32],
+    pub hi: &'a mut [i32],
     /// A key outside the interval, `[T]`, or [`NO_EXTRA_KEY`].
-    pub extra: &'a mut [u32],
-    /// First row of each sequence and, after the last, the number of rows filled, `[N + 1]`.
-    /// Sequences that are not there are empty.
-    pub bounds: &'a mut [u32],
+    pub extra: &'a mut [i32],
+    /// First row of each sequence and, after the last, the number of rows filled, `[N + 1]`:
+    /// the first N are where segments start, the last N where they end. Sequences that are not
+    /// there are empty.
+    pub bounds: &'a mut [i32],
     /// Weight of each row in pooling, `[T]`: 1, or 0 for padding and rows left out.
     pub keep: &'a mut [f32],
 }
@@ -261,14 +262,14 @@ pub fn pack(
 
     let mut start = 0;
     for (sequence_index, item) in items.iter().enumerate() {
-        buffers.bounds[sequence_index] = start as u32;
+        buffers.bounds[sequence_index] = start as i32;
         write_sequence(item, start, form, buffers);
         start += item.ids.len();
     }
-    buffers.bounds[items.len()..].fill(start as u32);
-    buffers.ids[start..].fill(form.pad_id);
+    buffers.bounds[items.len()..].fill(start as i32);
+    buffers.ids[start..].fill(form.pad_id as i32);
     buffers.positions[start..].fill(form.positions.padding());
-    buffers.types[start..].fill(form.type_id);
+    buffers.types[start..].fill(form.type_id as i32);
     buffers.lo[start..].fill(0);
     buffers.hi[start..].fill(0);
     buffers.extra[start..].fill(NO_EXTRA_KEY);
@@ -286,9 +287,9 @@ pub fn pack(
 pub fn pack_uniform(
     live_count: usize,
     row_count: usize,
-    lo: &mut [u32],
-    hi: &mut [u32],
-    bounds: &mut [u32],
+    lo: &mut [i32],
+    hi: &mut [i32],
+    bounds: &mut [i32],
 ) {
     let sequence_count = bounds.len() - 1;
     assert!(live_count <= sequence_count);
@@ -296,13 +297,13 @@ pub fn pack_uniform(
     assert_eq!(hi.len(), lo.len());
 
     for (index, bound) in bounds.iter_mut().enumerate() {
-        *bound = (index.min(live_count) * row_count) as u32;
+        *bound = (index.min(live_count) * row_count) as i32;
     }
     for row in 0..lo.len() {
         let start = row / row_count * row_count;
         let live = row / row_count < live_count;
-        lo[row] = if live { start as u32 } else { 0 };
-        hi[row] = if live { (start + row_count) as u32 } else { 0 };
+        lo[row] = if live { start as i32 } else { 0 };
+        hi[row] = if live { (start + row_count) as i32 } else { 0 };
     }
 }
 
@@ -314,8 +315,10 @@ fn write_sequence(
 ) {
     let rows = start..start + item.ids.len();
     let keys_end = start + item.attended_len;
-    buffers.ids[rows.clone()].copy_from_slice(item.ids);
-    buffers.types[rows.clone()].fill(form.type_id);
+    for (place, id) in buffers.ids[rows.clone()].iter_mut().zip(item.ids) {
+        *place = *id as i32;
+    }
+    buffers.types[rows.clone()].fill(form.type_id as i32);
     match item.keep {
         None => buffers.keep[rows.clone()].fill(1.0),
         Some(keep) => {
@@ -325,7 +328,7 @@ fn write_sequence(
         }
     }
     for row in rows {
-        buffers.positions[row] = form.positions.first() + (row - start) as u32;
+        buffers.positions[row] = form.positions.first() + (row - start) as i32;
         let (lo, hi) = match form.keys {
             Keys::Full => (start, keys_end),
             Keys::Causal => (start, keys_end.min(row + 1)),
@@ -334,10 +337,10 @@ fn write_sequence(
                 (start.max(row.saturating_sub(side_len)).min(hi), hi)
             }
         };
-        buffers.lo[row] = lo as u32;
-        buffers.hi[row] = hi as u32;
+        buffers.lo[row] = lo as i32;
+        buffers.hi[row] = hi as i32;
         buffers.extra[row] = match form.keys {
-            Keys::Window { .. } if start < lo || lo == hi => start as u32,
+            Keys::Window { .. } if start < lo || lo == hi => start as i32,
             Keys::Window { .. } | Keys::Full | Keys::Causal => NO_EXTRA_KEY,
         };
     }
@@ -401,18 +404,18 @@ mod tests {
     /// Owns what [`PackBuffers`] borrows, filled with rubbish.
     #[derive(Clone, Debug, PartialEq)]
     struct Rows {
-        ids: Vec<u32>,
-        positions: Vec<u32>,
-        types: Vec<u32>,
-        lo: Vec<u32>,
-        hi: Vec<u32>,
-        extra: Vec<u32>,
-        bounds: Vec<u32>,
+        ids: Vec<i32>,
+        positions: Vec<i32>,
+        types: Vec<i32>,
+        lo: Vec<i32>,
+        hi: Vec<i32>,
+        extra: Vec<i32>,
+        bounds: Vec<i32>,
         keep: Vec<f32>,
     }
 
     impl Rows {
-        fn of(bucket: Bucket, rubbish: u32) -> Self {
+        fn of(bucket: Bucket, rubbish: i32) -> Self {
             let rows = vec![rubbish; bucket.token_count];
             Self {
                 ids: rows.clone(),
@@ -430,7 +433,7 @@ mod tests {
             items: &[PackItem<'_>],
             bucket: Bucket,
             form: &PackForm,
-            rubbish: u32,
+            rubbish: i32,
         ) -> EmbeddingResult<Self> {
             let mut out = Self::of(bucket, rubbish);
             let mut buffers = PackBuffers {
@@ -494,7 +497,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_keys(keys: Keys, item: PackItem<'_>, want: &[(u32, u32, Option<u32>)]) {
+    fn check_keys(keys: Keys, item: PackItem<'_>, want: &[(i32, i32, Option<i32>)]) {
         let bucket = Bucket { token_count: 16, sequence_count: 2 };
         let form = PackForm { keys, ..PLAIN };
         let items = [PackItem::whole(&[1, 1]), item];
@@ -622,11 +625,11 @@ mod tests {
         for (sequence, item) in packed.iter().enumerate() {
             let (start, end) = (got.bounds[sequence], got.bounds[sequence + 1]);
             let rows = start as usize..end as usize;
-            assert_eq!(got.ids[rows.clone()], *item.ids);
+            assert!(got.ids[rows.clone()].iter().zip(item.ids).all(|(a, b)| *a == *b as i32));
             for row in rows {
-                assert_eq!(got.positions[row], row as u32 - start);
+                assert_eq!(got.positions[row], row as i32 - start);
                 assert!(start <= got.lo[row] && got.lo[row] < got.hi[row] && got.hi[row] <= end);
-                assert!((got.lo[row]..got.hi[row]).contains(&(row as u32)));
+                assert!((got.lo[row]..got.hi[row]).contains(&(row as i32)));
                 if got.extra[row] != NO_EXTRA_KEY {
                     assert_eq!(got.extra[row], start);
                     assert!(!(got.lo[row]..got.hi[row]).contains(&start));
@@ -637,6 +640,6 @@ mod tests {
             assert_eq!((got.lo[row], got.keep[row]), (got.hi[row], 0.0));
             assert_eq!((got.ids[row], got.extra[row]), (0, NO_EXTRA_KEY));
         }
-        got.ids[..batch.token_count].to_vec()
+        got.ids[..batch.token_count].iter().map(|it| *it as u32).collect()
     }
 }

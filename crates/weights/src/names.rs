@@ -139,6 +139,25 @@ impl Weights {
         self.checkpoint.read_f32_part(&row.source.stored, row.part.clone(), out)
     }
 
+    /// Reads elements `first..first + out.len()` of a canonical tensor as f32, row-major.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnknownTensor`], [`WeightsError::Truncated`], [`WeightsError::Io`].
+    ///
+    /// # Panics
+    /// When the elements leave the tensor.
+    pub fn read_f32_from(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<(), WeightsError> {
+        let row = self.row(name)?;
+        let start = row.part.start + first;
+        assert!(start + out.len() <= row.part.end, "elements of `{name}`");
+        self.checkpoint.read_f32_part(&row.source.stored, start..start + out.len(), out)
+    }
+
     /// Reads the stored bytes of a canonical tensor, of its [`Weights::dtype`].
     ///
     /// # Errors

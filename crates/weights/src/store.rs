@@ -498,7 +498,7 @@ mod tests {
         assert_eq!(pulled.attempts.len(), 2);
         assert!(pulled.attempts[0].to_string().contains("offline was asked for"));
         assert!(pulled.attempts[1].to_string().contains("fake: 3 files"));
-        assert_eq!(store.list().unwrap(), [pulled.manifest.clone()]);
+        assert_eq!(store.list().unwrap(), std::slice::from_ref(&pulled.manifest));
         let mode = root.path().join("store").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
 

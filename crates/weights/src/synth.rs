@@ -455,6 +455,9 @@ struct Spread {
     deviation: f32,
 }
 
+/// Deviation of embeddings and biases: what these families are initialised with.
+const EMBED_DEVIATION: f32 = 0.02;
+
 /// A spread at which activations stay of order one through the whole stack.
 fn spread(need: &Need, encoder: &EncoderConfig) -> Spread {
     let name = need.canonical.as_str();
@@ -463,9 +466,12 @@ fn spread(need: &Need, encoder: &EncoderConfig) -> Spread {
     let (mean, deviation) = if name.ends_with("norm.weight") {
         (1.0, 0.05)
     } else if name.ends_with("mlm.decoder.bias") {
-        (-1.5, 0.3) // A hundred or so terms of a text stay above zero, as in the real model.
+        // A few hundred terms of a text stay above zero, as in the real model. A logit is a
+        // normed state of order one times an embedding.
+        let logit = EMBED_DEVIATION * (encoder.hidden_len as f32).sqrt();
+        (-2.7 * logit, 0.5 * logit)
     } else if name.ends_with(".bias") || name.contains("embed.") {
-        (0.0, 0.02)
+        (0.0, EMBED_DEVIATION)
     } else if name.ends_with("attn.relative_bias") {
         (0.0, 0.5)
     } else if name.contains(".attn.q") && encoder.attention_scale.is_some() {

@@ -1,3 +1,5 @@
+//! Attention against a reference in f64.
+
 use super::*;
 use crate::sample::{Sample, assert_close};
 

@@ -264,7 +264,7 @@ impl Kernel for Scores<'_> {
             let start = fold.k.row(key).wrapping_add(fold.kv_head * fold.d);
             let a = Spread { start, row: fold.k.stride(), step: 1 };
             let is_wide = S::LANES < count - first;
-            strips(keys, S::TILE_ROWS, |row, rows| {
+            for (row, rows) in strips(keys, S::TILE_ROWS) {
                 let a = Spread { start: a.start.wrapping_add(row * a.row), ..a };
                 let b = work.packed.wrapping_add(first).cast_const();
                 let out = work.scores.wrapping_add(row * TILE_ROWS + first);
@@ -276,7 +276,7 @@ impl Kernel for Scores<'_> {
                         with_rows!(S, rows, M => scores::<S, M, 1>(simd, fold.d, a, b, out));
                     }
                 }
-            });
+            }
             first += if is_wide { 2 * S::LANES } else { S::LANES };
         }
     }
@@ -430,7 +430,7 @@ impl Kernel for Values<'_> {
         while col < d {
             let left = d - col;
             let b = fold.v.row(key).wrapping_add(fold.kv_head * d + col);
-            strips(count, S::TILE_ROWS, |row, rows| {
+            for (row, rows) in strips(count, S::TILE_ROWS) {
                 let values = ValueTile {
                     keys,
                     a: Spread { start: work.scores.wrapping_add(row), row: 1, step: TILE_ROWS },
@@ -451,7 +451,7 @@ impl Kernel for Values<'_> {
                         values.add::<S, M, 1, true>(simd);
                     }
                 });
-            });
+            }
             col += 2 * S::LANES;
         }
     }

@@ -39,7 +39,7 @@ pub(crate) unsafe fn panel_sums<S: Simd>(simd: S, panel: Panel) {
         let first_k = k * block / block_count;
         let k_count = k * (block + 1) / block_count - first_k;
         let b = b.wrapping_add(first_k * width);
-        strips(rows, S::TILE_ROWS, |first_row, strip_rows| {
+        for (first_row, strip_rows) in strips(rows, S::TILE_ROWS) {
             let start = a.start.wrapping_add(first_row * a.row + first_k * a.step);
             let a = Spread { start, ..a };
             let sums = sums.wrapping_add(first_row * width);
@@ -47,7 +47,7 @@ pub(crate) unsafe fn panel_sums<S: Simd>(simd: S, panel: Panel) {
             with_rows!(S, strip_rows, M => unsafe {
                 strip::<S, M>(simd, k_count, a, b, sums, block == 0)
             });
-        });
+        }
     }
 }
 

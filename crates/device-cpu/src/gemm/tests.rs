@@ -1,3 +1,5 @@
+//! Products against a reference in f64.
+
 use super::*;
 use crate::{
     sample::{Sample, assert_close},
@@ -96,9 +98,9 @@ fn check(case: Case) {
 
 #[test]
 fn levels_that_are_tested() {
-    let count = Level::available().count();
-    if cfg!(target_arch = "x86_64") && count < 3 {
-        println!("this machine has {count} of 3 levels; the rest is not tested here");
+    println!("tested: {:?}", Level::available().collect::<Vec<_>>());
+    if cfg!(target_arch = "x86_64") && Level::available().count() < 4 {
+        println!("this machine lacks a level; its instructions are not tested, its shapes are");
     }
 }
 

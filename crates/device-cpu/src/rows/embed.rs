@@ -73,10 +73,24 @@ impl Kernel for Part<'_> {
             let found = |it: &Lookup<'_>| it.table.row(it.ids[row] as usize);
             // SAFETY: rows of `d` floats; only this task touches row `row` of the result.
             unsafe {
-                map(simd, d, [found(&embed.lookups[0])], out, |[x]| x);
+                map(
+                    simd,
+                    d,
+                    [found(&embed.lookups[0])],
+                    out,
+                    #[inline(always)]
+                    |[x]| x,
+                );
                 for lookup in &embed.lookups[1..] {
                     let inputs = [out.cast_const(), found(lookup)];
-                    map(simd, d, inputs, out, |[a, b]| simd.add(a, b));
+                    map(
+                        simd,
+                        d,
+                        inputs,
+                        out,
+                        #[inline(always)]
+                        |[a, b]| simd.add(a, b),
+                    );
                 }
                 if let Some(norm) = embed.norm {
                     norm.row(simd, d, out, out);

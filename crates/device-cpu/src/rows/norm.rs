@@ -91,7 +91,14 @@ impl Kernel for Part<'_> {
             unsafe {
                 if let Some(residual) = over.residual {
                     let to = over.sum.as_ref().map_or(out, |it| it.row(row));
-                    map(simd, d, [input, residual.row(row)], to, |[a, b]| simd.add(a, b));
+                    map(
+                        simd,
+                        d,
+                        [input, residual.row(row)],
+                        to,
+                        #[inline(always)]
+                        |[a, b]| simd.add(a, b),
+                    );
                     input = to;
                 }
                 over.norm.row(simd, d, input, out);
@@ -119,12 +126,33 @@ impl Norm<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match (self.weight.map(<[f32]>::as_ptr), self.bias.map(<[f32]>::as_ptr)) {
-                (None, None) => map(simd, d, [input], out, |[x]| scaled(x)),
+                (None, None) => map(
+                    simd,
+                    d,
+                    [input],
+                    out,
+                    #[inline(always)]
+                    |[x]| scaled(x),
+                ),
                 (Some(weight), None) => {
-                    map(simd, d, [input, weight], out, |[x, w]| simd.mul(scaled(x), w));
+                    map(
+                        simd,
+                        d,
+                        [input, weight],
+                        out,
+                        #[inline(always)]
+                        |[x, w]| simd.mul(scaled(x), w),
+                    );
                 }
                 (None, Some(bias)) => {
-                    map(simd, d, [input, bias], out, |[x, b]| simd.add(scaled(x), b));
+                    map(
+                        simd,
+                        d,
+                        [input, bias],
+                        out,
+                        #[inline(always)]
+                        |[x, b]| simd.add(scaled(x), b),
+                    );
                 }
                 (Some(weight), Some(bias)) => {
                     let f = |[x, w, b]: [S::F; 3]| simd.fma(scaled(x), w, b);
@@ -152,7 +180,16 @@ impl Norm<'_> {
         match self.moments {
             Moments::Layer => {
                 // SAFETY: the caller's promise.
-                let state = unsafe { fold(simd, d, input, 0.0, |state, x| simd.add(state, x)) };
+                let state = unsafe {
+                    fold(
+                        simd,
+                        d,
+                        input,
+                        0.0,
+                        #[inline(always)]
+                        |state, x| simd.add(state, x),
+                    )
+                };
                 let mean = sum(simd, state) / d as f32;
                 (mean, 1.0 / (squares_around(mean) / d as f32 + self.epsilon).sqrt())
             }
@@ -203,15 +240,46 @@ impl Kernel for Softmax<'_> {
             let (input, out) = (input.row(out, row), out.row(row));
             // SAFETY: rows of `d` floats; only this task touches row `row` of the result.
             unsafe {
-                let state = fold(simd, d, input, f32::NEG_INFINITY, |state, x| simd.max(state, x));
+                let state = fold(
+                    simd,
+                    d,
+                    input,
+                    f32::NEG_INFINITY,
+                    #[inline(always)]
+                    |state, x| simd.max(state, x),
+                );
                 let [a, b, c, d4] = state;
                 let largest = simd.largest(simd.max(simd.max(a, b), simd.max(c, d4)));
                 let base = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
                 let base = simd.splat(base);
-                map(simd, d, [input], out, |[x]| exp_below(simd, simd.sub(x, base)));
-                let total = sum(simd, fold(simd, d, out, 0.0, |state, x| simd.add(state, x)));
+                map(
+                    simd,
+                    d,
+                    [input],
+                    out,
+                    #[inline(always)]
+                    |[x]| exp_below(simd, simd.sub(x, base)),
+                );
+                let total = sum(
+                    simd,
+                    fold(
+                        simd,
+                        d,
+                        out,
+                        0.0,
+                        #[inline(always)]
+                        |state, x| simd.add(state, x),
+                    ),
+                );
                 let factor = simd.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
-                map(simd, d, [out.cast_const()], out, |[x]| simd.mul(x, factor));
+                map(
+                    simd,
+                    d,
+                    [out.cast_const()],
+                    out,
+                    #[inline(always)]
+                    |[x]| simd.mul(x, factor),
+                );
             }
         }
     }

@@ -135,11 +135,25 @@ impl<S: Simd> ActivationUser<S> for PartWith<'_, S> {
             unsafe {
                 match *form {
                     Form::Bias { input, bias: None } => {
-                        map(simd, d, [input.row(out, row)], to, |[x]| f(x));
+                        map(
+                            simd,
+                            d,
+                            [input.row(out, row)],
+                            to,
+                            #[inline(always)]
+                            |[x]| f(x),
+                        );
                     }
                     Form::Bias { input, bias: Some(bias) } => {
                         let inputs = [input.row(out, row), bias.as_ptr()];
-                        map(simd, d, inputs, to, |[x, b]| f(simd.add(x, b)));
+                        map(
+                            simd,
+                            d,
+                            inputs,
+                            to,
+                            #[inline(always)]
+                            |[x, b]| f(simd.add(x, b)),
+                        );
                     }
                     Form::Gate { input, activated } => {
                         let halves = [input.row(row), input.row(row).wrapping_add(d)];
@@ -147,7 +161,14 @@ impl<S: Simd> ActivationUser<S> for PartWith<'_, S> {
                             Half::First => halves,
                             Half::Second => [halves[1], halves[0]],
                         };
-                        map(simd, d, [x, other], to, |[x, other]| simd.mul(f(x), other));
+                        map(
+                            simd,
+                            d,
+                            [x, other],
+                            to,
+                            #[inline(always)]
+                            |[x, other]| simd.mul(f(x), other),
+                        );
                     }
                 }
             }
@@ -173,7 +194,14 @@ impl Kernel for Add<'_> {
             let inputs = [input.row(out, row), other.row(row)];
             // SAFETY: rows of one shape; only this task touches row `row` of the result.
             unsafe {
-                map(simd, out.col_count(), inputs, out.row(row), |[a, b]| simd.add(a, b));
+                map(
+                    simd,
+                    out.col_count(),
+                    inputs,
+                    out.row(row),
+                    #[inline(always)]
+                    |[a, b]| simd.add(a, b),
+                );
             }
         }
     }

@@ -76,27 +76,62 @@ impl Kernel for Part<'_> {
             // SAFETY: rows of `d` floats; only this task touches this row of the result.
             unsafe {
                 if lo == hi {
-                    map(simd, d, [so_far], to, |[_]| simd.splat(0.0));
+                    map(
+                        simd,
+                        d,
+                        [so_far],
+                        to,
+                        #[inline(always)]
+                        |[_]| simd.splat(0.0),
+                    );
                     continue;
                 }
                 let start = if pooling == Pooling::Last { hi - 1 } else { lo };
-                map(simd, d, [input.row(start)], to, |[x]| x);
+                map(
+                    simd,
+                    d,
+                    [input.row(start)],
+                    to,
+                    #[inline(always)]
+                    |[x]| x,
+                );
                 match pooling {
                     Pooling::First | Pooling::Last => {}
                     Pooling::Max => {
                         for row in lo + 1..hi {
-                            map(simd, d, [so_far, input.row(row)], to, |[a, b]| simd.max(a, b));
+                            map(
+                                simd,
+                                d,
+                                [so_far, input.row(row)],
+                                to,
+                                #[inline(always)]
+                                |[a, b]| simd.max(a, b),
+                            );
                         }
                     }
                     Pooling::Sum | Pooling::Mean => {
                         for row in lo + 1..hi {
-                            map(simd, d, [so_far, input.row(row)], to, |[a, b]| simd.add(a, b));
+                            map(
+                                simd,
+                                d,
+                                [so_far, input.row(row)],
+                                to,
+                                #[inline(always)]
+                                |[a, b]| simd.add(a, b),
+                            );
                         }
                     }
                 }
                 if pooling == Pooling::Mean {
                     let factor = simd.splat(1.0 / (hi - lo) as f32);
-                    map(simd, d, [so_far], to, |[x]| simd.mul(x, factor));
+                    map(
+                        simd,
+                        d,
+                        [so_far],
+                        to,
+                        #[inline(always)]
+                        |[x]| simd.mul(x, factor),
+                    );
                 }
             }
         }

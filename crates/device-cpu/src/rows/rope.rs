@@ -153,7 +153,7 @@ mod tests {
         let (cos, sin) = (sample.floats(20 * half), sample.floats(20 * half));
         let positions: Vec<i32> = (0..rows).map(|_| sample.below(20) as i32).collect();
         let mut want: Vec<f64> = x.iter().map(|it| f64::from(*it)).collect();
-        for row in 0..rows {
+        for (row, position) in positions.iter().enumerate() {
             for head in 0..heads {
                 for c in 0..half {
                     let at = row * stride + head * 2 * half;
@@ -161,7 +161,7 @@ mod tests {
                         Pairing::Halves => (at + c, at + half + c),
                         Pairing::Neighbours => (at + 2 * c, at + 2 * c + 1),
                     };
-                    let table = positions[row] as usize * half + c;
+                    let table = *position as usize * half + c;
                     let (cos, sin) = (f64::from(cos[table]), f64::from(sin[table]));
                     let (a, b) = (want[i], want[j]);
                     (want[i], want[j]) = (a * cos - b * sin, b * cos + a * sin);

@@ -23,10 +23,10 @@ pub fn exp_below<S: Simd>(simd: S, x: S::F) -> S::F {
     let inside = simd.max(least, x);
     let shifted = simd.fma(inside, c(std::f32::consts::LOG2_E), c(ROUNDER));
     let n = simd.sub(shifted, c(ROUNDER));
-    let r = simd.fma(n, c(-0.693_359_375), inside);
+    let r = simd.fma(n, c(-0.693_359_4), inside);
     let r = simd.fma(n, c(2.121_944_4e-4), r);
     let mut y = c(1.987_569_1e-4);
-    for term in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_01] {
+    for term in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         y = simd.fma(y, r, c(term));
     }
     let y = simd.add(simd.fma(simd.mul(r, r), y, r), c(1.0));
