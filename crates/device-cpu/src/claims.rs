@@ -69,11 +69,8 @@ fn linear(site: &Site<'_>) -> Option<Offer> {
     let [y] = results(site)[..] else { return None };
     let added = residual(site, y);
 
-    let weights = if site.is_constant(w) {
-        packed(w, n, k)?
-    } else {
-        OfferArg::Read(w, Layout::Dense)
-    };
+    let weights =
+        if site.is_constant(w) { packed(w, n, k)? } else { OfferArg::Read(w, Layout::Dense) };
     let call = Call::Gemm {
         n: fits(n)?,
         k: fits(k)?,
@@ -179,11 +176,8 @@ fn splade(site: &Site<'_>) -> Option<Offer> {
         dense(hi),
         OfferArg::Write(y),
     ];
-    let words = vec![
-        OfferWord::Rows(h),
-        OfferWord::Rows(lo),
-        OfferWord::Stride { arg: 0, inner: 1 },
-    ];
+    let words =
+        vec![OfferWord::Rows(h), OfferWord::Rows(lo), OfferWord::Stride { arg: 0, inner: 1 }];
     Some(Offer { unit: Unit::Source(source), words, args, absorbs: vec![] })
 }
 
@@ -200,8 +194,7 @@ fn experts(site: &Site<'_>) -> Option<Offer> {
         let unit = Box::new(Unit::Source(Source { name: "pack_experts", params }));
         OfferArg::Prepared { value, unit, bytes: 4 * (e * packed_len_max(n, k)) as u64 }
     };
-    let params =
-        vec![("e", e as i64), ("d", d as i64), ("h", h as i64), ("o", o as i64)];
+    let params = vec![("e", e as i64), ("d", d as i64), ("h", h as i64), ("o", o as i64)];
     let dense = |value| OfferArg::Read(value, Layout::Dense);
     let args = vec![
         OfferArg::Read(x, rows(1)),

@@ -113,9 +113,7 @@ fn aligned(buffer: &Buffer, bytes: usize) -> bool {
 fn holds(buffer: &Buffer, rows: usize, cols: usize, stride: usize) -> bool {
     let last = rows.saturating_sub(1).saturating_mul(stride);
     let len = if rows == 0 { 0 } else { last.saturating_add(cols) };
-    aligned(buffer, 4)
-        && (rows <= 1 || cols <= stride)
-        && len.saturating_mul(4) <= buffer.len_bytes
+    aligned(buffer, 4) && (rows <= 1 || cols <= stride) && len.saturating_mul(4) <= buffer.len_bytes
 }
 
 /// The buffer's elements, to read.
@@ -143,9 +141,7 @@ fn carve(scratch: &mut Buffer, bytes: usize) -> Buffer {
     let taken = bytes.next_multiple_of(64);
     assert!(taken <= scratch.len_bytes, "scratch is too short");
     let piece = Buffer { start: scratch.start, len_bytes: bytes };
-    *scratch = Buffer {
-        start: scratch.start.wrapping_add(taken),
-        len_bytes: scratch.len_bytes - taken,
-    };
+    *scratch =
+        Buffer { start: scratch.start.wrapping_add(taken), len_bytes: scratch.len_bytes - taken };
     piece
 }

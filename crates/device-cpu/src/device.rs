@@ -87,6 +87,8 @@ impl Shared {
 fn arch_of(level: Level) -> &'static str {
     match level {
         Level::Scalar(_) => "scalar",
+        #[cfg(test)]
+        Level::Wide(_) => "wide",
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(_) => "x86-64-v3",
         #[cfg(target_arch = "x86_64")]

@@ -6,9 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{
-    BufferId, CodeId, DeviceError, PreparedId, Queue, Span, Step, Ticket, Word,
-};
+use calor_device::{BufferId, CodeId, DeviceError, PreparedId, Queue, Span, Step, Ticket, Word};
 
 use crate::code::{Code, Launch, Machine};
 use crate::device::{Shared, State};
@@ -216,12 +214,13 @@ impl Program {
             }
             Ok(())
         }));
-        outcome.unwrap_or_else(|payload| {
-            let text = payload.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|it| (*it).into()));
-            Err(text.unwrap_or_default())
-        })
-        .map_err(|why| DeviceError::Failed { step: at, why })
+        outcome
+            .unwrap_or_else(|payload| {
+                let text = payload.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| payload.downcast_ref::<&str>().map(|it| (*it).into()));
+                Err(text.unwrap_or_default())
+            })
+            .map_err(|why| DeviceError::Failed { step: at, why })
     }
 }
 

@@ -136,11 +136,12 @@ impl Code for AttentionCode {
             }
             &*to
         });
-        let [q, k, v] = [(0, tq, wide), (1, tk, narrow), (2, tk, narrow)].map(|(at, rows, cols)| {
-            let stride = size(words, 2 + at);
-            // SAFETY: `check` has seen that the rows are there.
-            unsafe { Rows::from_raw(it.rows[at].start.cast(), rows, cols, stride) }
-        });
+        let [q, k, v] =
+            [(0, tq, wide), (1, tk, narrow), (2, tk, narrow)].map(|(at, rows, cols)| {
+                let stride = size(words, 2 + at);
+                // SAFETY: `check` has seen that the rows are there.
+                unsafe { Rows::from_raw(it.rows[at].start.cast(), rows, cols, stride) }
+            });
         let attention = Attention {
             q,
             k,

@@ -126,7 +126,8 @@ impl Code for ExpertsCode {
         let mut table = self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         table.clear();
         // SAFETY: `check` has seen that they are there; the table is emptied before the end.
-        let (w1, w2) = unsafe { (slice(w1, e * up.packed_len()), slice(w2, e * down.packed_len())) };
+        let (w1, w2) =
+            unsafe { (slice(w1, e * up.packed_len()), slice(w2, e * down.packed_len())) };
         // SAFETY: as above.
         let (b1, b2) = unsafe { (slice(b1, e * h), slice(b2, e * o)) };
         table.extend((0..e).map(|at| Expert {

@@ -140,9 +140,9 @@ impl Code for GemmCode {
         {
             return Err("an argument of the product is too short for its rows");
         }
-        let over_itself = it.residual.is_some_and(|it_is| {
-            it_is.start == it.out.start && add_stride != out_stride
-        });
+        let over_itself = it
+            .residual
+            .is_some_and(|it_is| it_is.start == it.out.start && add_stride != out_stride);
         if over_itself {
             return Err("a residual in the result's place has another stride");
         }
@@ -159,8 +159,7 @@ impl Code for GemmCode {
         let Self { n, k, activation, packed, .. } = *self;
         let gemm = Tiled { level: launch.level };
         let layout = gemm.layout(n, k);
-        let [m, in_stride, out_stride, add_stride] =
-            [0, 1, 2, 3].map(|it| size(launch.words, it));
+        let [m, in_stride, out_stride, add_stride] = [0, 1, 2, 3].map(|it| size(launch.words, it));
         let Some(it) = self.arguments(launch.buffers) else { return Ok(()) };
         let mut scratch = launch.scratch;
         let len = gemm.scratch_len(launch.pool.thread_count());

@@ -69,14 +69,11 @@ impl Code for LoopCode {
         let each = self.worker_bytes();
         assert!(each * pool.thread_count() <= scratch.len_bytes, "scratch is too short");
         let start = SharedScratch(scratch.start);
-        let registers_bytes = (self.interpreted.register_count() * size_of::<Register>())
-            .next_multiple_of(64);
+        let registers_bytes =
+            (self.interpreted.register_count() * size_of::<Register>()).next_multiple_of(64);
         let of_worker = |worker_index: usize| {
             let start = start.at(worker_index * each);
-            WorkerScratch {
-                registers: start.cast(),
-                bytes: start.wrapping_add(registers_bytes),
-            }
+            WorkerScratch { registers: start.cast(), bytes: start.wrapping_add(registers_bytes) }
         };
         // SAFETY: each worker has a part of the scratch; the rest is the caller's promise.
         unsafe { self.interpreted.run(pool, *level, words, buffers, &of_worker) }

@@ -28,9 +28,10 @@ pub(super) fn program(from: &mut Reader<'_>) -> Option<LoopProgram> {
 fn registers_exist(program: &LoopProgram) -> bool {
     let exists = |reg: Reg| (reg.0 as usize) < program.body.len();
     let bounds = program.bounds.iter().flat_map(|it| [it.lo, it.hi]);
-    let mut stored = program.stores.iter().flat_map(|it| {
-        it.address.terms.iter().map(|term| term.index).chain([it.value])
-    });
+    let mut stored = program
+        .stores
+        .iter()
+        .flat_map(|it| it.address.terms.iter().map(|term| term.index).chain([it.value]));
     let mut body = program.body.iter().flat_map(|it| it.op.regs());
     body.all(exists) && stored.all(exists) && { bounds }.all(exists)
 }

@@ -16,7 +16,7 @@ pub(super) fn log(x: f32) -> f32 {
         -1.666_805_8e-1,
         2.000_071_5e-1,
         -2.499_999_4e-1,
-        3.333_333_1e-1,
+        3.333_333e-1,
     ];
     let subnormal = x < f32::MIN_POSITIVE;
     let scaled = if subnormal { x * 8_388_608.0 } else { x };
@@ -57,14 +57,14 @@ fn near<const COS: bool>(x: f32) -> f32 {
     const ROUNDER: f32 = 12_582_912.0;
     let shifted = x * std::f32::consts::FRAC_2_PI + ROUNDER;
     let n = shifted - ROUNDER;
-    let r = ((x - n * 1.570_312_5) - n * 4.837_512_969_970_703e-4) - n * 7.549_789_948_768_648e-8;
+    let r = ((x - n * 1.570_312_5) - n * 4.837_513e-4) - n * 7.549_79e-8;
     let square = r * r;
-    let sin = ((-1.951_529_6e-4 * square + 8.332_161e-3) * square - 1.666_665_5e-1) * square * r + r;
-    let cos = ((2.443_315_7e-5 * square - 1.388_731_6e-3) * square + 4.166_664_6e-2)
-        * square
-        * square
-        - 0.5 * square
-        + 1.0;
+    let sin =
+        ((-1.951_529_6e-4 * square + 8.332_161e-3) * square - 1.666_665_5e-1) * square * r + r;
+    let cos =
+        ((2.443_315_7e-5 * square - 1.388_731_6e-3) * square + 4.166_664_6e-2) * square * square
+            - 0.5 * square
+            + 1.0;
     let quadrant = shifted.to_bits().wrapping_add(u32::from(COS));
     let y = if quadrant & 1 == 0 { sin } else { cos };
     f32::from_bits(y.to_bits() ^ ((quadrant & 2) << 30))
@@ -109,12 +109,11 @@ mod tests {
 
     #[test]
     fn log_is_close() {
-        let mut x = 1e-44_f32;
-        while x < 1e38 {
+        for bits in (1..f32::INFINITY.to_bits()).step_by(3001) {
+            let x = f32::from_bits(bits);
             let want = f64::from(x).ln();
             let error = (f64::from(log(x)) - want).abs() / want.abs().max(0.1);
             assert!(error < 3e-7, "{error:e} at {x:e}");
-            x *= 1.000_37;
         }
         assert_eq!(log(0.0), f32::NEG_INFINITY);
         assert_eq!(log(f32::INFINITY), f32::INFINITY);

@@ -10,8 +10,8 @@ mod fold;
 mod unary;
 
 pub(super) use binary::binary;
-pub(super) use cast::{cast, round};
 pub(super) use cast::{bf16_of, bf16_to_f32};
+pub(super) use cast::{cast, round};
 pub(super) use fold::{FoldEnd, FoldPart, binary_of, fold, start};
 pub(super) use unary::unary;
 
@@ -233,12 +233,7 @@ fn philox_word(key0: u32, key1: u32, counter: u32) -> u32 {
     for _ in 0..10 {
         let a = u64::from(c[0]) * 0xD251_1F53;
         let b = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [
-            (b >> 32) as u32 ^ c[1] ^ key0,
-            b as u32,
-            (a >> 32) as u32 ^ c[3] ^ key1,
-            a as u32,
-        ];
+        c = [(b >> 32) as u32 ^ c[1] ^ key0, b as u32, (a >> 32) as u32 ^ c[3] ^ key1, a as u32];
         key0 = key0.wrapping_add(0x9E37_79B9);
         key1 = key1.wrapping_add(0xBB67_AE85);
     }

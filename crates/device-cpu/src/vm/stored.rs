@@ -120,17 +120,50 @@ fn f8_of(x: f32) -> u8 {
 macro_rules! with_stored {
     ($dtype:expr, $s:ident => $body:expr) => {
         match $dtype {
-            calor_ir::DType::Bool => { type $s = $crate::vm::stored::Truth; $body }
-            calor_ir::DType::U8 => { type $s = $crate::vm::stored::OfU8; $body }
-            calor_ir::DType::I8 => { type $s = $crate::vm::stored::OfI8; $body }
-            calor_ir::DType::I32 => { type $s = $crate::vm::stored::OfI32; $body }
-            calor_ir::DType::U32 => { type $s = $crate::vm::stored::OfU32; $body }
-            calor_ir::DType::I64 => { type $s = $crate::vm::stored::OfI64; $body }
-            calor_ir::DType::F8E4M3 => { type $s = $crate::vm::stored::OfF8; $body }
-            calor_ir::DType::F16 => { type $s = $crate::vm::stored::OfF16; $body }
-            calor_ir::DType::BF16 => { type $s = $crate::vm::stored::OfBF16; $body }
-            calor_ir::DType::F32 => { type $s = $crate::vm::stored::OfF32; $body }
-            calor_ir::DType::F64 => { type $s = $crate::vm::stored::OfF64; $body }
+            calor_ir::DType::Bool => {
+                type $s = $crate::vm::stored::Truth;
+                $body
+            }
+            calor_ir::DType::U8 => {
+                type $s = $crate::vm::stored::OfU8;
+                $body
+            }
+            calor_ir::DType::I8 => {
+                type $s = $crate::vm::stored::OfI8;
+                $body
+            }
+            calor_ir::DType::I32 => {
+                type $s = $crate::vm::stored::OfI32;
+                $body
+            }
+            calor_ir::DType::U32 => {
+                type $s = $crate::vm::stored::OfU32;
+                $body
+            }
+            calor_ir::DType::I64 => {
+                type $s = $crate::vm::stored::OfI64;
+                $body
+            }
+            calor_ir::DType::F8E4M3 => {
+                type $s = $crate::vm::stored::OfF8;
+                $body
+            }
+            calor_ir::DType::F16 => {
+                type $s = $crate::vm::stored::OfF16;
+                $body
+            }
+            calor_ir::DType::BF16 => {
+                type $s = $crate::vm::stored::OfBF16;
+                $body
+            }
+            calor_ir::DType::F32 => {
+                type $s = $crate::vm::stored::OfF32;
+                $body
+            }
+            calor_ir::DType::F64 => {
+                type $s = $crate::vm::stored::OfF64;
+                $body
+            }
         }
     };
 }

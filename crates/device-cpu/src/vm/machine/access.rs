@@ -222,7 +222,11 @@ impl Machine<'_> {
     #[inline]
     fn index(&self, node: usize, wide: bool, lane: usize) -> i64 {
         let register = self.registers[node];
-        if wide { lane_of::<i64>(register, lane) } else { i64::from(lane_of::<i32>(register, lane)) }
+        if wide {
+            lane_of::<i64>(register, lane)
+        } else {
+            i64::from(lane_of::<i32>(register, lane))
+        }
     }
 }
 

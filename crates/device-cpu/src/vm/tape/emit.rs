@@ -96,7 +96,10 @@ impl<'a> Emitter<'a> {
         nodes: &[NodeIndex],
     ) -> Result<StepLoop, NoSuchOperation> {
         let Some((lo, hi)) = self.form.bounds else {
-            return Err(NoSuchOperation { what: "a fold over steps without bounds", dtype: DType::I32 });
+            return Err(NoSuchOperation {
+                what: "a fold over steps without bounds",
+                dtype: DType::I32,
+            });
         };
         let mut out = StepLoop { lo, hi, ..StepLoop::default() };
         self.use_now(&[lo, hi]);
@@ -177,8 +180,8 @@ impl<'a> Emitter<'a> {
                 self.round(index, after);
             }
             NodeOp::Scan { a, b, .. } => {
-                let run = lanes::multiply_add(Kept::of(node.dtype))
-                    .ok_or(missing("scan", node.dtype))?;
+                let run =
+                    lanes::multiply_add(Kept::of(node.dtype)).ok_or(missing("scan", node.dtype))?;
                 body.push(Action::Map { run, to: index, from: [a, index, b], lanes });
                 self.use_now(&[a, index, b]);
                 self.round(index, body);
@@ -249,9 +252,8 @@ impl<'a> Emitter<'a> {
 
     /// A stored value must not change when another store writes the buffer it was loaded from.
     fn may_be_direct(&self, index: NodeIndex) -> bool {
-        let read_last = |put: &Put| {
-            put.value == index || put.place.terms.iter().any(|it| it.index == index)
-        };
+        let read_last =
+            |put: &Put| put.value == index || put.place.terms.iter().any(|it| it.index == index);
         let kept = self.schedule.kept[index];
         let stored_meanwhile = !self.form.nodes[index].level.has_step()
             && self.form.puts.iter().any(|it| it.level.has_step());

@@ -64,8 +64,9 @@ impl Schedule {
     fn place_nodes(&mut self, form: &Form) {
         for (index, node) in form.nodes.iter().enumerate() {
             let inputs = node.op.inputs();
-            let latest =
-                |nodes: &[NodeIndex]| nodes.iter().map(|it| self.ready[*it]).max().unwrap_or_default();
+            let latest = |nodes: &[NodeIndex]| {
+                nodes.iter().map(|it| self.ready[*it]).max().unwrap_or_default()
+            };
             let mut home = latest(&inputs);
             let loops = node.level.has_step() || matches!(node.op, NodeOp::FoldSteps(..));
             if loops && let Some((lo, hi)) = form.bounds {
@@ -179,8 +180,11 @@ impl Schedule {
             if !self.live[index] || node.level != Level::Lane {
                 continue;
             }
-            let later: Vec<usize> =
-                used_in[index].iter().copied().filter(|it| *it != self.ready[index].stage).collect();
+            let later: Vec<usize> = used_in[index]
+                .iter()
+                .copied()
+                .filter(|it| *it != self.ready[index].stage)
+                .collect();
             if later.is_empty() {
                 continue;
             }
