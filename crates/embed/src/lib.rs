@@ -9,7 +9,10 @@
 //! No clock, no environment and no device is known here: time comes in as epoch seconds.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint_source;
+pub mod embedder;
 pub mod embedding;
+pub mod encoder;
 pub mod error;
 pub mod fusion;
 pub mod hdc;
@@ -23,6 +26,7 @@ pub mod search;
 pub mod temporal;
 pub mod tensor_file;
 pub mod tokenizer;
+pub mod tower;
 
 pub use embedding::{
     ConcatenatedEmbedding, FusedEmbedding, ModelEmbedding, SparseVector, TokenMatrix,

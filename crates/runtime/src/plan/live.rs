@@ -114,7 +114,8 @@ fn rule_of(graph: &Graph, node: &Node) -> Rule {
         Prim::Concat { axis } | Prim::Reduce { axis, .. } | Prim::LinearScan { axis } => {
             rows(*axis != 0)
         }
-        Prim::Gather { axis: 0 } => Rule::Only(1),
+        // Indices of rows that count point at rows that count.
+        Prim::Gather { axis: 0 } => Rule::First(&[Reads::Interval, Reads::ByRow]),
         Prim::Gather { .. } => Rule::Only(0),
         Prim::ScatterAdd { .. } => rows(false),
         Prim::Dot(dims) => {
@@ -137,7 +138,7 @@ fn composite_rule(composite: &'static Composite) -> Rule {
     } else if is(&[&experts::EXPERTS]) {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[&embedding::EMBEDDING]) {
-        Rule::Only(1)
+        Rule::First(&[Interval, ByRow])
     } else if is(&[&rope::ROPE]) {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[
