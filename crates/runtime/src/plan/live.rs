@@ -107,10 +107,10 @@ fn rule_of(graph: &Graph, node: &Node) -> Rule {
         Prim::Reshape(to) => rows(lead(node.inputs[0]) == to.sizes().first().copied()),
         Prim::Permute(axes) => rows(axes.first() == Some(&0)),
         Prim::Slice { start, limit, step } => {
-            let all = Some(limit[0]) == lead(node.inputs[0]);
-            rows(start[0] == 0 && step[0] == 1 && all)
+            let all = limit.first().copied() == lead(node.inputs[0]);
+            rows(start.first() == Some(&0) && step.first() == Some(&1) && all)
         }
-        Prim::Pad { low, high, .. } => rows(low[0] == 0 && high[0] == 0),
+        Prim::Pad { low, high, .. } => rows(low.first() == Some(&0) && high.first() == Some(&0)),
         Prim::Concat { axis } | Prim::Reduce { axis, .. } | Prim::LinearScan { axis } => {
             rows(*axis != 0)
         }
