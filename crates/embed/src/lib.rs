@@ -9,8 +9,12 @@
 //! No clock, no environment and no device is known here: time comes in as epoch seconds.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint_source;
+pub mod embedder;
 pub mod embedding;
+pub mod encoder;
 pub mod error;
+pub mod fuser;
 pub mod fusion;
 pub mod hdc;
 pub mod image_input;
@@ -18,15 +22,25 @@ pub mod input;
 pub mod lexical;
 pub mod model_id;
 pub mod packing;
+pub mod pipeline;
+pub mod profile;
 pub mod projection;
 pub mod search;
+mod slots;
 pub mod temporal;
 pub mod tensor_file;
 pub mod tokenizer;
+pub mod tower;
 
+pub use embedder::{
+    CheckpointEmbedder, EmbedItem, EmbedOutput, Embedded, EmbedderOptions, PoolingChoice,
+};
 pub use embedding::{
     ConcatenatedEmbedding, FusedEmbedding, ModelEmbedding, SparseVector, TokenMatrix,
 };
 pub use error::{EmbeddingError, EmbeddingResult, Fault, Recovery};
+pub use fuser::FuseMoE;
 pub use input::{InputKind, ModelInput};
 pub use model_id::{CONCATENATED_LEN, FUSED_LEN, ModelId};
+pub use pipeline::{PipelineCore, PipelineOptions, PipelineOutput};
+pub use profile::{Need, Profile};

@@ -2,7 +2,7 @@
 //!
 //! Thin on purpose. A layer holds nothing and names nothing; the models do.
 
-use crate::composite::activation::Activation;
+pub use crate::composite::activation::Activation;
 use crate::composite::attention::ATTENTION;
 use crate::composite::cross_entropy::CROSS_ENTROPY;
 use crate::composite::embedding::EMBEDDING;

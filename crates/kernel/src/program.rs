@@ -346,7 +346,7 @@ impl LoopProgram {
                 Some(_) | None => return fail(at, "a store to a buffer of another type or access"),
             }
         }
-        Ok(())
+        self.check_operands()
     }
 
     /// The level that the operands imply; nothing where only the address decides.

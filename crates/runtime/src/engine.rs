@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{
-    BufferId, CodeId, Device, Held, PreparedId, Span, Step, Word,
-};
+use calor_device::{BufferId, CodeId, Device, Held, PreparedId, Span, Step, Word};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::clock::Stopwatch;
@@ -391,9 +389,7 @@ impl Engine {
         self.shared.insert((identity, key), Shared { buffer, bytes, kept: false });
         match &row.kind {
             BufferKind::Weight { name } => self.load(spec, name, row, buffer),
-            BufferKind::Constant { bytes } => {
-                Ok(self.device.memory.write(buffer, 0, bytes)?)
-            }
+            BufferKind::Constant { bytes } => Ok(self.device.memory.write(buffer, 0, bytes)?),
             BufferKind::Input { .. }
             | BufferKind::Output { .. }
             | BufferKind::State { .. }
@@ -468,9 +464,9 @@ impl Engine {
                     self.device.memory.write(buffer, 0, &vec![0; bytes as usize])?;
                     Binding::Buffer(buffer)
                 }
-                BufferKind::Weight { .. }
-                | BufferKind::Constant { .. }
-                | BufferKind::Prepared => shared.map_or(Binding::Gone, Binding::Buffer),
+                BufferKind::Weight { .. } | BufferKind::Constant { .. } | BufferKind::Prepared => {
+                    shared.map_or(Binding::Gone, Binding::Buffer)
+                }
             });
         }
         Ok((bindings, offset, offset + ALIGN_BYTES))
@@ -680,9 +676,8 @@ fn needed_by_steps(plan: &Plan) -> Vec<bool> {
 }
 
 fn boundary_bytes(plan: &Plan) -> u64 {
-    let is_boundary = |row: &&BufferRow| {
-        matches!(row.kind, BufferKind::Input { .. } | BufferKind::Output { .. })
-    };
+    let is_boundary =
+        |row: &&BufferRow| matches!(row.kind, BufferKind::Input { .. } | BufferKind::Output { .. });
     let rows = plan.buffers.iter().filter(is_boundary);
     rows.map(|row| row.size_bytes().next_multiple_of(ALIGN_BYTES)).sum::<u64>() + ALIGN_BYTES
 }
@@ -694,11 +689,8 @@ fn device_step(
     codes: &[CodeId],
     span: &dyn Fn(&PlanSpan) -> Option<Span>,
 ) -> Step {
-    let nowhere = Span {
-        buffer: BufferId { index: u32::MAX, generation: u32::MAX },
-        offset: 0,
-        len: 0,
-    };
+    let nowhere =
+        Span { buffer: BufferId { index: u32::MAX, generation: u32::MAX }, offset: 0, len: 0 };
     let span = |it: &PlanSpan| span(it).unwrap_or(nowhere);
     match step {
         PlanStep::Run { unit, words, args, .. } => {

@@ -217,9 +217,9 @@ impl Plan {
 
     /// Index of the buffer of the output called `name`.
     pub fn output_index(&self, wanted: &str) -> Option<usize> {
-        self.buffers.iter().position(
-            |row| matches!(&row.kind, BufferKind::Output { name } if name == wanted),
-        )
+        self.buffers
+            .iter()
+            .position(|row| matches!(&row.kind, BufferKind::Output { name } if name == wanted))
     }
 
     /// Bytes and floating-point operations of one run at full extent.

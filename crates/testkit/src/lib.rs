@@ -1,2 +1,22 @@
-//! testkit
+//! Check functions and device conformance.
+//!
+//! Every op case runs on a device ([`check_case`]) and, planned without any claim, on the
+//! reference interpreter ([`run_on_interpreter`]); both are compared with the oracle. A device
+//! crate's whole conformance is one line: [`conformance!`]. Not here: benchmarks.
 #![forbid(unsafe_code)]
+
+pub mod compare;
+pub mod conformance;
+pub mod contract;
+pub mod device_case;
+pub mod random_graph;
+pub mod reference;
+pub mod rewrite;
+pub mod stacks;
+pub mod valid;
+
+pub use compare::{Mismatch, agree};
+pub use conformance::{Known, check_all, failures};
+pub use device_case::{Checked, Failure, check_case};
+pub use reference::{Reference, ReferenceError, run_on_interpreter};
+pub use valid::check_plan;

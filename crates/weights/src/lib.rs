@@ -19,6 +19,7 @@ mod sentence;
 pub mod source;
 mod store;
 pub mod synth;
+mod weights;
 
 pub use checkpoint::{Checkpoint, FileDigest, TensorInfo};
 pub use config::{
@@ -27,8 +28,8 @@ pub use config::{
 };
 pub use dtype::Dtype;
 pub use error::{FieldProblem, RangeProblem, WeightsError};
-pub use names::{Head, Source as TensorSource, Weights};
 pub use sentence::{Pooling, SentenceConfig};
 pub use source::{Attempt, Outcome, Progress, ProgressStep, Source, Staging};
 pub use store::{Manifest, Pulled, Store, StoreOptions};
 pub use synth::{SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
+pub use weights::{Head, Source as TensorSource, Weights};

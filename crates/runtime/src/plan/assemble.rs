@@ -367,9 +367,7 @@ impl Assembler<'_> {
         };
         match word {
             OfferWord::Fixed(number) => Word::Fixed(*number),
-            OfferWord::Rows(value) => {
-                extent(*value, graph.shape(*value).rank().saturating_sub(1))
-            }
+            OfferWord::Rows(value) => extent(*value, graph.shape(*value).rank().saturating_sub(1)),
             OfferWord::OuterRows { value, inner } => extent(*value, *inner),
             OfferWord::Stride { arg, inner } => {
                 let dense = |value: ValueId| {

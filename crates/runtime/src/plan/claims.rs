@@ -79,11 +79,8 @@ struct Round {
 fn offers(graph: &Graph, capabilities: &Capabilities, choices: &Choices) -> Round {
     let users = users(graph);
     let constant = constants(graph);
-    let mut round = Round {
-        offers: HashMap::new(),
-        absorbed: HashMap::new(),
-        defaults: Choices::default(),
-    };
+    let mut round =
+        Round { offers: HashMap::new(), absorbed: HashMap::new(), defaults: Choices::default() };
     for index in 0..graph.nodes().len() {
         let node = NodeId::from_index(index);
         let Op::Composite(composite, _) = &graph.node(node).op else { continue };

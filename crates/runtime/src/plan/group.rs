@@ -178,8 +178,7 @@ fn reads_much(graph: &Graph, value: ValueId, depth: usize) -> bool {
         Op::Prim(Prim::Constant(_) | Prim::Iota { .. }) => false,
         Op::Prim(_) if depth > 64 => true,
         Op::Prim(_) => node.inputs.iter().any(|input| {
-            graph.shape(*input).element_count() * 8 >= count
-                && reads_much(graph, *input, depth + 1)
+            graph.shape(*input).element_count() * 8 >= count && reads_much(graph, *input, depth + 1)
         }),
     }
 }

@@ -171,9 +171,8 @@ mod tests {
 
     fn check(from: &[usize], to: &[usize], want: Option<&[&[i64]]>) {
         let got = through_reshape(&Shape::new(from), &Shape::new(to), &vars(to.len()));
-        let got = got.map(|map| {
-            map.iter().map(|it| it.coef[..to.len()].to_vec()).collect::<Vec<_>>()
-        });
+        let got =
+            got.map(|map| map.iter().map(|it| it.coef[..to.len()].to_vec()).collect::<Vec<_>>());
         let want = want.map(|rows| rows.iter().map(|it| it.to_vec()).collect::<Vec<_>>());
         assert_eq!(got, want, "{from:?} as {to:?}");
     }

@@ -107,14 +107,15 @@ fn rule_of(graph: &Graph, node: &Node) -> Rule {
         Prim::Reshape(to) => rows(lead(node.inputs[0]) == to.sizes().first().copied()),
         Prim::Permute(axes) => rows(axes.first() == Some(&0)),
         Prim::Slice { start, limit, step } => {
-            let all = Some(limit[0]) == lead(node.inputs[0]);
-            rows(start[0] == 0 && step[0] == 1 && all)
+            let all = limit.first().copied() == lead(node.inputs[0]);
+            rows(start.first() == Some(&0) && step.first() == Some(&1) && all)
         }
-        Prim::Pad { low, high, .. } => rows(low[0] == 0 && high[0] == 0),
+        Prim::Pad { low, high, .. } => rows(low.first() == Some(&0) && high.first() == Some(&0)),
         Prim::Concat { axis } | Prim::Reduce { axis, .. } | Prim::LinearScan { axis } => {
             rows(*axis != 0)
         }
-        Prim::Gather { axis: 0 } => Rule::Only(1),
+        // Indices of rows that count point at rows that count.
+        Prim::Gather { axis: 0 } => Rule::First(&[Reads::Interval, Reads::ByRow]),
         Prim::Gather { .. } => Rule::Only(0),
         Prim::ScatterAdd { .. } => rows(false),
         Prim::Dot(dims) => {
@@ -137,7 +138,7 @@ fn composite_rule(composite: &'static Composite) -> Rule {
     } else if is(&[&experts::EXPERTS]) {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[&embedding::EMBEDDING]) {
-        Rule::Only(1)
+        Rule::First(&[Interval, ByRow])
     } else if is(&[&rope::ROPE]) {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[

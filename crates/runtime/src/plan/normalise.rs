@@ -97,11 +97,7 @@ fn two_phases(
 }
 
 /// Contracted dimensions moved to the end and joined into one.
-fn one_contraction(
-    g: &mut Graph,
-    node: &Node,
-    inputs: &[ValueId],
-) -> Result<ValueId, PlanError> {
+fn one_contraction(g: &mut Graph, node: &Node, inputs: &[ValueId]) -> Result<ValueId, PlanError> {
     let Op::Prim(Prim::Dot(dims)) = &node.op else {
         return Err(PlanError::Template { op: "dot", why: "not a contraction" });
     };

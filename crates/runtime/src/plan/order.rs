@@ -26,9 +26,7 @@ pub(super) fn edges(steps: &[PlanStep]) -> Vec<(u32, u32)> {
 }
 
 fn depends(before: &PlanStep, after: &PlanStep) -> bool {
-    let meet = |a: &[PlanSpan], b: &[PlanSpan]| {
-        a.iter().any(|x| b.iter().any(|y| overlap(x, y)))
-    };
+    let meet = |a: &[PlanSpan], b: &[PlanSpan]| a.iter().any(|x| b.iter().any(|y| overlap(x, y)));
     meet(before.writes(), after.reads())
         || meet(before.writes(), after.writes())
         || meet(before.reads(), after.writes())

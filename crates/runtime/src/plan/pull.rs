@@ -435,23 +435,15 @@ impl<'a> Puller<'a> {
         Ok(self.cast(result, out))
     }
 
-    fn pad(
-        &mut self,
-        x: ValueId,
-        low: &[usize],
-        number: f64,
-        map: &Map,
-    ) -> Result<Reg, Stop> {
+    fn pad(&mut self, x: ValueId, low: &[usize], number: f64, map: &Map) -> Result<Reg, Stop> {
         let sizes = self.graph.shape(x);
         let mut source = Vec::with_capacity(map.len());
         let mut inside: Option<Reg> = None;
         for (axis, coord) in map.iter().enumerate() {
             let moved = coord.scaled(1, -(low[axis] as i64));
             let at = self.coord(&moved);
-            let (zero, end) = (
-                self.number(DType::I32, 0.0),
-                self.number(DType::I32, sizes.sizes()[axis] as f64),
-            );
+            let (zero, end) =
+                (self.number(DType::I32, 0.0), self.number(DType::I32, sizes.sizes()[axis] as f64));
             let above = self.binary(Binary::Le, zero, at);
             let below = self.binary(Binary::Lt, at, end);
             let here = self.binary(Binary::And, above, below);
@@ -477,17 +469,11 @@ impl<'a> Puller<'a> {
     fn load(&mut self, base: ValueId, shape: Shape, map: &Map) -> Result<Reg, Stop> {
         let dtype = self.graph.ty(base).dtype;
         let strides = shape.strides();
-        let linear = map
-            .iter()
-            .zip(strides)
-            .fold(Coord::default(), |sum, (coord, stride)| {
-                sum.plus(&coord.scaled(stride as i64, 0))
-            });
+        let linear = map.iter().zip(strides).fold(Coord::default(), |sum, (coord, stride)| {
+            sum.plus(&coord.scaled(stride as i64, 0))
+        });
         let Ok(lane_stride) = u32::try_from(linear.coef[LANE]) else {
-            return Err(Stop::Fail(PlanError::Template {
-                op: "load",
-                why: "lanes run backwards",
-            }));
+            return Err(Stop::Fail(PlanError::Template { op: "load", why: "lanes run backwards" }));
         };
         let arg = match self.args.iter().position(|(it, _)| *it == base) {
             Some(arg) => arg,

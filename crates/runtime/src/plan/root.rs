@@ -110,9 +110,10 @@ impl Target<'_> {
         }
         let reg = code(&mut puller, &map)?;
         let strides = self.graph.shape(self.write).strides();
-        let linear = map.iter().zip(strides).fold(shift, |sum, (coord, stride)| {
-            sum.plus(&coord.scaled(stride as i64, 0))
-        });
+        let linear = map
+            .iter()
+            .zip(strides)
+            .fold(shift, |sum, (coord, stride)| sum.plus(&coord.scaled(stride as i64, 0)));
         let address = puller.address(&linear)?;
         self.finish(puller, vec![(address, reg, false)], outer)
     }
@@ -235,9 +236,10 @@ fn scatter(
     to.insert(axis, Coord::register(index, extent));
     let update = puller.pull(updates, &map)?;
     let strides = graph.shape(value).strides();
-    let linear = to.iter().zip(strides).fold(Coord::default(), |sum, (coord, stride)| {
-        sum.plus(&coord.scaled(stride as i64, 0))
-    });
+    let linear = to
+        .iter()
+        .zip(strides)
+        .fold(Coord::default(), |sum, (coord, stride)| sum.plus(&coord.scaled(stride as i64, 0)));
     let address = puller.address(&linear)?;
     let target = Target { graph, stored, sizes: loops, write: value };
     let mut built = target.finish(puller, vec![(address, update, true)], outer)?;
@@ -275,9 +277,10 @@ fn scan(
     let (a, b) = (at_step(&mut puller, a), at_step(&mut puller, b));
     let h = puller.emit(InstrOp::Scan { a, b, initial }, level, dtype);
     let strides = graph.shape(value).strides();
-    let linear = map.iter().zip(strides).fold(Coord::default(), |sum, (coord, stride)| {
-        sum.plus(&coord.scaled(stride as i64, 0))
-    });
+    let linear = map
+        .iter()
+        .zip(strides)
+        .fold(Coord::default(), |sum, (coord, stride)| sum.plus(&coord.scaled(stride as i64, 0)));
     let address = puller.address(&linear)?;
     let target = Target { graph, stored, sizes: loops, write: value };
     let mut built = target.finish(puller, vec![(address, h, false)], outer)?;
@@ -321,10 +324,8 @@ fn join_lanes(program: &mut LoopProgram, words: &mut Vec<i64>) {
         let at = usize::from(program.rank) - 1;
         let extent = words[at] as usize;
         let width = program.width as usize;
-        let lane_ops = program
-            .body
-            .iter()
-            .any(|it| matches!(it.op, InstrOp::Lane | InstrOp::FoldLanes(..)));
+        let lane_ops =
+            program.body.iter().any(|it| matches!(it.op, InstrOp::Lane | InstrOp::FoldLanes(..)));
         let walks = addresses(program).all(|it| {
             let stride = words[it.word as usize + 1 + at];
             let lanes = i64::from(it.lane_stride) * width as i64;

@@ -53,9 +53,7 @@ pub(super) fn rows_of(
         }
         let node = graph.node(graph.maker(at));
         let source = match &node.op {
-            Op::Prim(Prim::Reshape(to)) => {
-                through_reshape(&graph.shape(node.inputs[0]), to, &map)?
-            }
+            Op::Prim(Prim::Reshape(to)) => through_reshape(&graph.shape(node.inputs[0]), to, &map)?,
             Op::Prim(Prim::Permute(axes)) => {
                 let mut source = map.clone();
                 for (coord, axis) in map.iter().zip(axes) {
@@ -74,9 +72,10 @@ pub(super) fn rows_of(
         at = node.inputs[0];
     }
     let strides = graph.shape(at).strides();
-    let linear = map.iter().zip(strides).fold(Coord::default(), |sum, (coord, stride)| {
-        sum.plus(&coord.scaled(stride as i64, 0))
-    });
+    let linear = map
+        .iter()
+        .zip(strides)
+        .fold(Coord::default(), |sum, (coord, stride)| sum.plus(&coord.scaled(stride as i64, 0)));
     let own = shape.strides();
     let split = shape.rank().checked_sub(inner)?;
     let size = |axis: usize| shape.sizes()[axis];

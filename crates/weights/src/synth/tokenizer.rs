@@ -124,7 +124,12 @@ pub(super) fn clip(vocab_count: usize) -> Value {
     special.iter().for_each(|it| vocab.push(it));
     assert_eq!(vocab.names.len(), vocab_count);
 
-    let pattern = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let pattern = [
+        r"<\|startoftext\|>|<\|endoftext\|>",
+        "'s|'t|'re|'ve|'m|'ll|'d",
+        r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    ]
+    .join("|");
     let [begin, end] = special;
     json!({
         "version": "1.0", "truncation": null, "padding": null,

@@ -1,0 +1,386 @@
+//! The pipeline of twelve models and their fusion, on one device, for one caller at a time.
+//!
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use calor_runtime::{Build, LaneId};
+use calor_telemetry::clock::Stopwatch;
+
+use crate::embedding::{
+    ConcatenatedEmbedding, FusedEmbedding, MissingModels, ModelEmbedding, ResultFlags, SlotRule,
+    SparseVector, TokenMatrix,
+};
+use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::fuser::FuseMoE;
+use crate::fusion::FUSION_SEED_DEFAULT;
+use crate::hdc::{HdcEncoder, HdcMode};
+use crate::image_input::{ImageLimits, ImagePreparation, decode};
+use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
+use crate::model_id::ModelId;
+use crate::profile::Profile;
+use crate::slots::{NeuralModel, NeuralText, SlotLimits, SlotVector};
+use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
+use crate::tokenizer::LongTokens;
+
+/// Seed of the character and position vectors of E9.
+pub const HDC_SEED_DEFAULT: u64 = 42;
+
+/// What a pipeline consists of.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Which checkpoints serve the slots.
+    pub profile: Profile,
+    /// Models that run; all twelve for a fused vector.
+    pub models: Vec<ModelId>,
+    /// Directory of each checkpoint that the profile needs, by [`crate::profile::Need::name`].
+    pub checkpoints: HashMap<String, PathBuf>,
+    /// Weights of the fusion; made with the default seed when the file is not there.
+    pub fusion_file: PathBuf,
+    /// Rows of E6's projection, if they are kept in a file.
+    pub projection_file: Option<PathBuf>,
+    /// What happens when a model gives no vector.
+    pub missing: MissingModels,
+    /// Limits of inputs.
+    pub limits: InputLimits,
+    /// What happens to texts longer than a model takes.
+    pub long_text: LongTokens,
+    /// Most tokens in one program run, unless a single text is longer.
+    pub batch_tokens_max: usize,
+    /// What E2 measures ages against; the batch's own time where there is none.
+    pub reference_s: Option<i64>,
+}
+
+/// What the pipeline makes of one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PipelineOutput {
+    /// The slots.
+    pub embeddings: ConcatenatedEmbedding,
+    /// The fused vector; absent when models are missing and that was allowed.
+    pub fused: Option<FusedEmbedding>,
+    /// E6 in its own form.
+    pub sparse: Option<SparseVector>,
+    /// E12 in its own form.
+    pub tokens: Option<TokenMatrix>,
+    /// What is special about the result.
+    pub flags: ResultFlags,
+}
+
+/// The pipeline itself.
+#[derive(Debug)]
+pub struct PipelineCore {
+    build: Build,
+    options: PipelineOptions,
+    neural: Vec<NeuralModel>,
+    fusion: Option<FuseMoE>,
+    positional: TemporalPositional,
+    hdc: HdcEncoder,
+}
+
+impl PipelineCore {
+    /// Opens every checkpoint and the fusion. Programs are built when they are first needed.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::ModelLoadError`] and its kin for the first model that cannot be opened,
+    /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
+    pub fn open(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        let lane = build.lane();
+        let limits =
+            SlotLimits { batch_tokens_max: options.batch_tokens_max, long_text: options.long_text };
+        let mut neural = Vec::new();
+        for need in options.profile.needs(&options.models) {
+            let dir = options.checkpoints.get(need.name).ok_or(EmbeddingError::ConfigError {
+                field: "checkpoints",
+                value: need.name.into(),
+                want: "this checkpoint has no directory",
+            })?;
+            neural.push(NeuralModel::open(
+                &mut build,
+                lane,
+                options.profile,
+                need,
+                &options.models,
+                dir,
+                options.projection_file.as_ref(),
+                limits,
+            )?);
+        }
+        let all = options.models.len() == ModelId::iter().len();
+        let partial = options.missing == MissingModels::AllowPartial;
+        let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
+        let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
+        Ok(Self { build, options, neural, fusion, positional: TemporalPositional::new(), hdc })
+    }
+
+    /// The device and its programs.
+    pub fn build(&self) -> &Build {
+        &self.build
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &PipelineOptions {
+        &self.options
+    }
+
+    /// Checkpoints in use and the models that each serves.
+    pub fn checkpoints(&self) -> impl Iterator<Item = (&'static str, &[ModelId])> {
+        self.neural.iter().map(|it| (it.name(), it.models()))
+    }
+
+    /// The tower that serves a model.
+    pub fn tower(&self, model: ModelId) -> Option<&crate::tower::TextTower> {
+        self.neural.iter().find(|it| it.models().contains(&model)).map(NeuralModel::tower)
+    }
+
+    /// Embeds inputs with every model and fuses them. `now_s` is read once by the caller. A bad
+    /// item fails alone; the results are in the inputs' order.
+    ///
+    /// # Errors
+    /// Of the whole call: what the device says.
+    pub fn embed_batch(
+        &mut self,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        let watch = Stopwatch::start();
+        let mut drafts: Vec<EmbeddingResult<Draft>> =
+            inputs.iter().map(|input| self.admit(input, now_s)).collect();
+        for index in 0..self.neural.len() {
+            self.run_texts(index, &mut drafts)?;
+            self.run_images(index, &mut drafts)?;
+        }
+        let mut outputs: Vec<EmbeddingResult<PipelineOutput>> =
+            drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect();
+        self.fuse(&mut outputs, watch)?;
+        Ok(outputs)
+    }
+
+    /// Checks an input and computes the models that are arithmetic.
+    fn admit(&self, input: &ModelInput, now_s: i64) -> EmbeddingResult<Draft> {
+        let admitted = AdmittedInput::new(input.clone(), &self.options.limits)?;
+        let wanted = |model: ModelId| self.options.models.contains(&model);
+        let kind = admitted.input().kind();
+        let mut slots = BTreeMap::new();
+        let mut flags = ResultFlags { truncated: admitted.truncated(), ..ResultFlags::default() };
+        let mut set = |model: ModelId, watch: Stopwatch, vector: &[f32]| {
+            let vector = vector.to_vec();
+            let slot = SlotVector { vector, sparse: None, tokens: None, truncated: false };
+            slots.insert(model, (slot, watch.elapsed_ns() / 1000));
+        };
+        match kind {
+            InputKind::Text | InputKind::Code => {
+                let time = admitted.directives().time(now_s);
+                let times = [
+                    ModelId::TemporalRecent,
+                    ModelId::TemporalPeriodic,
+                    ModelId::TemporalPositional,
+                ];
+                flags.timestamp_defaulted = time.defaulted && times.into_iter().any(wanted);
+                let recent = TemporalRecent { reference_s: self.options.reference_s };
+                for model in times.into_iter().filter(|it| wanted(*it)) {
+                    let watch = Stopwatch::start();
+                    let vector = match model {
+                        ModelId::TemporalRecent => recent.encode(time.epoch_s, now_s),
+                        ModelId::TemporalPeriodic => TemporalPeriodic.encode(time.epoch_s),
+                        _ => self.positional.encode(time.epoch_s),
+                    };
+                    set(model, watch, &vector);
+                }
+                if wanted(ModelId::Hdc) {
+                    let watch = Stopwatch::start();
+                    let vector = self.hdc.embed(text_of(admitted.input()).unwrap_or_default())?;
+                    set(ModelId::Hdc, watch, &vector);
+                }
+            }
+            InputKind::Image => {
+                if !self.neural.iter().any(NeuralModel::takes_images) {
+                    return Err(EmbeddingError::UnsupportedModality {
+                        model_id: ModelId::Multimodal,
+                        kind,
+                    });
+                }
+            }
+            InputKind::Audio => {
+                return Err(EmbeddingError::UnsupportedModality {
+                    model_id: ModelId::Multimodal,
+                    kind,
+                });
+            }
+        }
+        let content_hash = input.content_hash();
+        Ok(Draft { admitted, content_hash, slots, flags })
+    }
+
+    fn run_texts(
+        &mut self,
+        index: usize,
+        drafts: &mut [EmbeddingResult<Draft>],
+    ) -> EmbeddingResult<()> {
+        let watch = Stopwatch::start();
+        let mut at = Vec::new();
+        let mut texts = Vec::new();
+        for (place, draft) in drafts.iter().enumerate() {
+            if let Ok(draft) = draft
+                && let Some(text) = text_of(draft.admitted.input())
+            {
+                at.push(place);
+                texts.push(NeuralText { text, role: draft.admitted.directives().role });
+            }
+        }
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let results = self.neural[index].embed(&mut self.build, &texts)?;
+        let latency_us = watch.elapsed_ns() / 1000 / results.len() as u64;
+        for (place, result) in at.into_iter().zip(results) {
+            add(&mut drafts[place], result, latency_us);
+        }
+        Ok(())
+    }
+
+    fn run_images(
+        &mut self,
+        index: usize,
+        drafts: &mut [EmbeddingResult<Draft>],
+    ) -> EmbeddingResult<()> {
+        let Some(side_len) = self.neural[index].image_side_len() else { return Ok(()) };
+        let watch = Stopwatch::start();
+        let mut at = Vec::new();
+        let mut images = Vec::new();
+        for (place, draft) in drafts.iter_mut().enumerate() {
+            let Ok(done) = draft else { continue };
+            let ModelInput::Image { bytes, format } = done.admitted.input() else { continue };
+            match pixels(bytes, *format, side_len) {
+                Ok(pixels) => {
+                    at.push(place);
+                    images.push(pixels);
+                }
+                Err(err) => *draft = Err(err),
+            }
+        }
+        if images.is_empty() {
+            return Ok(());
+        }
+        let views: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+        let vectors = self.neural[index].embed_images(&mut self.build, &views)?;
+        let latency_us = watch.elapsed_ns() / 1000 / vectors.len() as u64;
+        for (place, vector) in at.into_iter().zip(vectors) {
+            let slots = BTreeMap::from([(ModelId::Multimodal, vector)]);
+            add(&mut drafts[place], Ok(slots), latency_us);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, draft: Draft) -> EmbeddingResult<PipelineOutput> {
+        let Draft { content_hash, slots, mut flags, .. } = draft;
+        let mut embeddings = ConcatenatedEmbedding::new(content_hash);
+        let (mut sparse, mut tokens) = (None, None);
+        for (model_id, (slot, latency_us)) in slots {
+            flags.truncated |= slot.truncated;
+            flags.latency_exceeded |= model_id.latency_budget_ms() * 1000 < latency_us;
+            sparse = slot.sparse.or(sparse);
+            tokens = slot.tokens.or(tokens);
+            embeddings.set(ModelEmbedding {
+                model_id,
+                vector: slot.vector,
+                latency_us,
+                attention_weights: None,
+                is_projected: model_id.slot_dimension() != model_id.native_dimension(),
+            })?;
+        }
+        flags.partial = !embeddings.is_complete();
+        Ok(PipelineOutput { embeddings, fused: None, sparse, tokens, flags })
+    }
+
+    /// Fuses every item that has its slots.
+    fn fuse(
+        &mut self,
+        outputs: &mut [EmbeddingResult<PipelineOutput>],
+        watch: Stopwatch,
+    ) -> EmbeddingResult<()> {
+        let Some(fusion) = &mut self.fusion else { return Ok(()) };
+        let mut ready = Vec::new();
+        for (place, output) in outputs.iter_mut().enumerate() {
+            let Ok(done) = output else { continue };
+            let missing = self.options.missing;
+            match done.embeddings.concatenate(&SlotRule::UNIT, missing) {
+                Ok(()) => ready.push(place),
+                // An image has one slot: there is nothing to fuse, and nothing wrong.
+                Err(EmbeddingError::MissingModels { .. }) => {}
+                Err(err) => *output = Err(err),
+            }
+        }
+        let items: Vec<&[f32]> = ready
+            .iter()
+            .filter_map(|place| outputs[*place].as_ref().ok()?.embeddings.as_slice())
+            .collect();
+        if items.is_empty() {
+            return Ok(());
+        }
+        let rows = fusion.fuse_batch(&mut self.build, &items)?;
+        let latency_us = watch.elapsed_ns() / 1000;
+        for (place, row) in ready.into_iter().zip(rows) {
+            if let Ok(output) = &mut outputs[place] {
+                let hash = output.embeddings.content_hash();
+                output.fused = Some(row.into_embedding(hash, latency_us, output.flags));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An input on its way.
+struct Draft {
+    admitted: AdmittedInput,
+    content_hash: u64,
+    slots: BTreeMap<ModelId, (SlotVector, u64)>,
+    flags: ResultFlags,
+}
+
+fn add(
+    draft: &mut EmbeddingResult<Draft>,
+    result: EmbeddingResult<BTreeMap<ModelId, SlotVector>>,
+    latency_us: u64,
+) {
+    match (&mut *draft, result) {
+        (Ok(done), Ok(slots)) => {
+            done.slots.extend(slots.into_iter().map(|(model, slot)| (model, (slot, latency_us))));
+        }
+        (Ok(_), Err(err)) => *draft = Err(err),
+        (Err(_), _) => {}
+    }
+}
+
+/// Text of a text or of code: code is text to models that know nothing else.
+fn text_of(input: &ModelInput) -> Option<&str> {
+    match input {
+        ModelInput::Text { content, .. } | ModelInput::Code { content, .. } => Some(content),
+        ModelInput::Image { .. } | ModelInput::Audio { .. } => None,
+    }
+}
+
+fn pixels(
+    bytes: &[u8],
+    format: crate::input::ImageFormat,
+    side_len: usize,
+) -> EmbeddingResult<Vec<f32>> {
+    let preparation = ImagePreparation { side_len, ..ImagePreparation::CLIP };
+    let image = decode(bytes, format, &ImageLimits::STANDARD)?;
+    let cropped = image.resized_crop(side_len)?;
+    let mut out = vec![0.0; preparation.element_count()];
+    preparation.normalize_into(&cropped, &mut out);
+    Ok(out)
+}
+
+fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseMoE> {
+    let config = options.profile.fusion();
+    let path = &options.fusion_file;
+    if !path.is_file() {
+        if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| EmbeddingError::IoError { path: parent.into(), source })?;
+        }
+        config.save_seeded(FUSION_SEED_DEFAULT, path)?;
+    }
+    FuseMoE::open(config, path, lane)
+}

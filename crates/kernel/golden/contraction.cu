@@ -1,0 +1,39 @@
+struct Words { long long w[11]; };
+struct Rule { long long count, scale; };
+struct Rules { Rule at[2]; };
+
+__device__ inline long long live_word(long long word, Rule rule, const unsigned* live) {
+    if (rule.count < 0) return word;
+    const long long follows = (long long)live[rule.count] * rule.scale;
+    return follows < word ? follows : word;
+}
+
+extern "C" __global__ void __launch_bounds__(256) calor_steps(
+    const float* a0,
+    const float* a1,
+    float* a2,
+    const __grid_constant__ Words words,
+    const unsigned* live,
+    const __grid_constant__ Rules rules) {
+    const long long e0 = live_word(words.w[0], rules.at[0], live);
+    const long long x10 = live_word(words.w[10], rules.at[1], live);
+    const unsigned long long item_count = (unsigned long long)(e0 * 20);
+    for (unsigned long long item = blockIdx.x * 256ull + threadIdx.x; item < item_count; item += gridDim.x * 256ull) {
+        const int lane = (int)(item % 20);
+        const unsigned long long point = item / 20;
+        const int o0 = (int)(point);
+        const long long from2 = words.w[1] + o0 * words.w[2];
+        const long long from3 = words.w[4] + o0 * words.w[5];
+        const long long to0 = words.w[7] + o0 * words.w[8];
+        const int r0 = 0;
+        const int r1 = (int)(x10);
+        float r5 = 0.0f;
+        for (int step = r0; step < r1; ++step) {
+            const float r2 = a0[from2 + step * words.w[3]];
+            const float r3 = a1[from3 + step * words.w[6] + lane];
+            const float r4 = (r2 * r3);
+            r5 = (r5 + r4);
+        }
+        a2[to0 + lane] = r5;
+    }
+}

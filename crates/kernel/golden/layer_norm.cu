@@ -1,0 +1,149 @@
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+    T at[N];
+};
+template <int N, class T>
+__device__ inline Pack<T, N> load_pack(const T* from) {
+    if ((unsigned long long)from % sizeof(Pack<T, N>) == 0) return *(const Pack<T, N>*)from;
+    Pack<T, N> pack;
+#pragma unroll
+    for (int i = 0; i < N; ++i) pack.at[i] = from[i];
+    return pack;
+}
+template <int N, class T>
+__device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
+    if ((unsigned long long)to % sizeof(Pack<T, N>) == 0) {
+        *(Pack<T, N>*)to = pack;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = pack.at[i];
+}
+
+struct Sum {
+    __device__ static float join(float a, float b) { return a + b; }
+    __device__ static double join(double a, double b) { return a + b; }
+    __device__ static bool join(bool a, bool b) { return a || b; }
+    template <class T>
+    __device__ static T join(T a, T b) { return T((unsigned long long)a + (unsigned long long)b); }
+};
+
+template <class T>
+__device__ inline T exchange(T x, int distance) {
+    return T(__shfl_xor_sync(0xffffffffu, x, distance));
+}
+template <>
+__device__ inline bool exchange(bool x, int distance) {
+    return __shfl_xor_sync(0xffffffffu, (int)x, distance) != 0;
+}
+
+template <class Fold, int TEAM, class T>
+__device__ inline T fold_team(T x) {
+#pragma unroll
+    for (int distance = 16; 0 < distance; distance /= 2) x = Fold::join(x, exchange(x, distance));
+    if (TEAM == 32) return x;
+    __shared__ T warps[TEAM / 32];
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = warps[0];
+#pragma unroll
+    for (int warp = 1; warp < TEAM / 32; ++warp) x = Fold::join(x, warps[warp]);
+    __syncthreads();
+    return x;
+}
+
+struct Words { long long w[22]; };
+struct Rule { long long count, scale; };
+struct Rules { Rule at[1]; };
+
+__device__ inline long long live_word(long long word, Rule rule, const unsigned* live) {
+    if (rule.count < 0) return word;
+    const long long follows = (long long)live[rule.count] * rule.scale;
+    return follows < word ? follows : word;
+}
+
+extern "C" __global__ void __launch_bounds__(64) calor_row(
+    const float* a0,
+    const float* a1,
+    const float* a2,
+    const float* a3,
+    float* a4,
+    float* a5,
+    float* a6,
+    const __grid_constant__ Words words,
+    const unsigned* live,
+    const __grid_constant__ Rules rules) {
+    const long long e0 = live_word(words.w[0], rules.at[0], live);
+    const int t = (int)threadIdx.x;
+    const unsigned long long item_count = (unsigned long long)(e0);
+    for (unsigned long long item = blockIdx.x; item < item_count; item += gridDim.x) {
+        const unsigned long long point = item;
+        const int o0 = (int)(point);
+        const long long from0 = words.w[1] + o0 * words.w[2];
+        const long long from1 = words.w[4] + o0 * words.w[5];
+        const long long from15 = words.w[7] + o0 * words.w[8];
+        const long long from16 = words.w[10] + o0 * words.w[11];
+        const long long to0 = words.w[13] + o0 * words.w[14];
+        const long long to1 = words.w[16] + o0 * words.w[17];
+        const long long to2 = words.w[19] + o0 * words.w[20];
+        const float r4 = 768.0f;
+        const float r9 = 768.0f;
+        const float r11 = 1e-12f;
+        float r2[12];
+        float part3 = 0.0f;
+        #pragma unroll
+        for (int k = 0; k < 3; ++k) {
+            const int lane0 = (k * 64 + t) * 4;
+            const auto p0 = load_pack<4>(a0 + (from0 + lane0));
+            const auto p1 = load_pack<4>(a1 + (from1 + lane0));
+            #pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const float r0 = p0.at[v];
+                const float r1 = p1.at[v];
+                r2[k * 4 + v] = (r0 + r1);
+                part3 = (part3 + r2[k * 4 + v]);
+            }
+        }
+        const float r3 = fold_team<Sum, 64>(part3);
+        const float r5 = (r3 / r4);
+        float r6[12];
+        float part8 = 0.0f;
+        #pragma unroll
+        for (int k = 0; k < 3; ++k) {
+            const int lane0 = (k * 64 + t) * 4;
+            #pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                r6[k * 4 + v] = (r2[k * 4 + v] - r5);
+                const float r7 = (r6[k * 4 + v] * r6[k * 4 + v]);
+                part8 = (part8 + r7);
+            }
+        }
+        const float r8 = fold_team<Sum, 64>(part8);
+        const float r10 = (r8 / r9);
+        const float r12 = (r10 + r11);
+        const float r13 = sqrtf(r12);
+        #pragma unroll
+        for (int k = 0; k < 3; ++k) {
+            const int lane0 = (k * 64 + t) * 4;
+            const auto p15 = load_pack<4>(a2 + (from15 + lane0));
+            const auto p16 = load_pack<4>(a3 + (from16 + lane0));
+            Pack<float, 4> q0;
+            Pack<float, 4> q1;
+            #pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                const float r14 = (r6[k * 4 + v] / r13);
+                const float r15 = p15.at[v];
+                const float r16 = p16.at[v];
+                const float r17 = (r14 * r15);
+                const float r18 = (r17 + r16);
+                q0.at[v] = r18;
+                q1.at[v] = r2[k * 4 + v];
+            }
+            store_pack(a4 + (to0 + lane0), q0);
+            store_pack(a5 + (to1 + lane0), q1);
+        }
+        if (t == 0) {
+            a6[to2] = r5;
+        }
+    }
+}
