@@ -11,7 +11,10 @@
 
 mod arena;
 mod assemble;
+mod boundary;
 mod claims;
+mod cost;
+mod draft;
 mod error;
 mod group;
 mod index;
@@ -20,7 +23,9 @@ mod normalise;
 mod order;
 mod pull;
 mod root;
+mod sequence;
 mod show;
+mod state;
 mod view;
 
 use std::collections::BTreeMap;
@@ -241,6 +246,6 @@ pub fn plan(
     choices: &Choices,
 ) -> Result<Plan, PlanError> {
     let claimed = claims::settle(graph.graph(), capabilities, choices)?;
-    let grouped = group::group(&claimed, capabilities, choices)?;
+    let grouped = group::group(&claimed)?;
     assemble::assemble(&claimed, grouped)
 }

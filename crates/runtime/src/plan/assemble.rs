@@ -1,19 +1,21 @@
 //! From stored values, kernels and offers to ordered steps, buffers and offsets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use calor_device::{Layout, Offer, OfferArg, OfferWord, Word};
-use calor_ir::{DType, Graph, Literal, NodeId, Op, Prim, Role, Type, ValueId};
-use calor_kernel::{Call, Canonical, Digest, InstrOp, Level, LoopProgram, Unit};
+use calor_ir::{DType, Graph, NodeId, Type, ValueId};
+use calor_kernel::{Canonical, Digest, Unit};
 
-use super::arena::{Lifetime, lay_out, peak_bytes};
-use super::claims::{Claimed, writes};
+use super::claims::Claimed;
+use super::cost::{call_flops, loop_flops, words_max};
+use super::draft::{Draft, DraftStep, Home, Settled, settle};
 use super::group::Grouped;
 use super::live::live_counts;
 use super::order::edges;
 use super::root::Kernel;
+use super::sequence::{Item, sequence};
 use super::view::{dense_root, rows_of};
-use super::{BufferKind, BufferRow, Place, Plan, PlanError, PlanSpan, PlanStep};
+use super::{BufferKind, BufferRow, Plan, PlanError};
 
 /// The plan of a grouped graph.
 pub(super) fn assemble(claimed: &Claimed, grouped: Grouped) -> Result<Plan, PlanError> {
@@ -30,67 +32,40 @@ pub(super) fn assemble(claimed: &Claimed, grouped: Grouped) -> Result<Plan, Plan
         interior: Vec::new(),
         prelude: Vec::new(),
         steps: Vec::new(),
+        replaced: HashSet::new(),
     };
-    assembler.boundary();
-    for item in assembler.items() {
+    let items = sequence(claimed, &grouped);
+    assembler.boundary(&items);
+    for item in items {
         match item {
             Item::Claimed(node) => assembler.claimed_step(node)?,
             Item::Generated(value) => assembler.kernel_steps(value),
         }
     }
     assembler.leave();
-    Ok(assembler.finish())
+    let Assembler { units, buffers, prelude, steps, interior, .. } = assembler;
+    let Settled { prelude, steps, arena_bytes, peak_live_bytes } =
+        settle(&prelude, &steps, &interior);
+    let (edges, defaults) = (edges(&steps), claimed.defaults.clone());
+    Ok(Plan { units, buffers, prelude, steps, edges, arena_bytes, peak_live_bytes, defaults })
 }
 
-#[derive(Clone, Copy)]
-enum Item {
-    Claimed(NodeId),
-    Generated(ValueId),
-}
-
-/// Where a value lies until offsets are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
-    Buffer(u32),
-    Interior(usize),
-}
-
-/// A span whose interior offset is not known yet.
-#[derive(Clone, Copy, Debug)]
-struct Draft {
-    home: Home,
-    offset: u64,
-    len: u64,
-}
-
-enum DraftStep {
-    Run {
-        unit: u32,
-        words: Vec<Word>,
-        args: Vec<Draft>,
-        write_count: u32,
-        label: String,
-        flops: u64,
-    },
-    Copy {
-        from: Draft,
-        to: Draft,
-    },
-}
-
-struct Assembler<'a> {
-    claimed: &'a Claimed,
-    grouped: &'a Grouped,
-    live: Vec<Option<u8>>,
-    units: Vec<Unit>,
-    unit_index: HashMap<Digest, u32>,
-    buffers: Vec<BufferRow>,
-    home: HashMap<ValueId, Home>,
-    keys: HashMap<ValueId, Digest>,
-    prepared: HashMap<Digest, u32>,
-    interior: Vec<u64>,
-    prelude: Vec<DraftStep>,
-    steps: Vec<DraftStep>,
+/// A plan in the making.
+pub(super) struct Assembler<'a> {
+    pub(super) claimed: &'a Claimed,
+    pub(super) grouped: &'a Grouped,
+    pub(super) live: Vec<Option<u8>>,
+    pub(super) units: Vec<Unit>,
+    pub(super) unit_index: HashMap<Digest, u32>,
+    pub(super) buffers: Vec<BufferRow>,
+    pub(super) home: HashMap<ValueId, Home>,
+    pub(super) keys: HashMap<ValueId, Digest>,
+    pub(super) prepared: HashMap<Digest, u32>,
+    pub(super) interior: Vec<u64>,
+    pub(super) prelude: Vec<DraftStep>,
+    pub(super) steps: Vec<DraftStep>,
+    /// States whose next value is written in their place.
+    pub(super) replaced: HashSet<ValueId>,
 }
 
 impl Assembler<'_> {
@@ -98,70 +73,13 @@ impl Assembler<'_> {
         &self.claimed.graph
     }
 
-    /// Buffers of inputs, literals and outputs.
-    fn boundary(&mut self) {
-        let claimed = self.claimed;
-        let graph = &claimed.graph;
-        for (value, input) in graph.inputs() {
-            let name = input.name.clone();
-            let ty = graph.ty(value);
-            let (kind, key) = match input.role {
-                Role::Data => (BufferKind::Input { name }, None),
-                Role::State => (BufferKind::State { name }, None),
-                Role::Weight => {
-                    let mut out = Canonical::new("weight", 1);
-                    out.text(&name).text(&ty.to_string());
-                    (BufferKind::Weight { name }, Some(Digest::of(&out.finish())))
-                }
-            };
-            self.buffer(value, BufferRow { kind, ty, key, live: input.live });
-        }
-        let mut literals: Vec<ValueId> = self.grouped.stored.iter().copied().collect();
-        literals.sort_unstable();
-        for value in literals {
-            if let Op::Prim(Prim::Constant(literal)) = graph.op(value)
-                && literal.splat().is_none()
-            {
-                let bytes = literal_bytes(literal);
-                let key = Some(Digest::of(&bytes));
-                let kind = BufferKind::Constant { bytes };
-                self.buffer(value, BufferRow { kind, ty: graph.ty(value), key, live: None });
-            }
-        }
-        for output in graph.outputs() {
-            let root = dense_root(graph, output.value);
-            let kind = BufferKind::Output { name: output.name.clone() };
-            let live = self.live[output.value.index()];
-            let row = BufferRow { kind, ty: graph.ty(output.value), key: None, live };
-            // What has a home already, or comes out of the prelude, is copied at the end.
-            if self.home.contains_key(&root) || self.claimed.constant[root.index()] {
-                self.buffers.push(row);
-            } else {
-                self.buffer(root, row);
-            }
-        }
-    }
-
-    fn buffer(&mut self, value: ValueId, row: BufferRow) {
+    /// A buffer that is the home of a value.
+    pub(super) fn buffer(&mut self, value: ValueId, row: BufferRow) {
         if let Some(key) = row.key {
             self.keys.insert(value, key);
         }
         self.home.insert(value, Home::Buffer(self.buffers.len() as u32));
         self.buffers.push(row);
-    }
-
-    /// Everything that runs, in an order that respects the graph's.
-    fn items(&self) -> Vec<Item> {
-        let mut items: Vec<(usize, Item)> = Vec::new();
-        for (node, offer) in &self.claimed.offers {
-            let last = writes(offer).map(ValueId::index).max().unwrap_or(0);
-            items.push((last, Item::Claimed(*node)));
-        }
-        for value in self.grouped.kernels.keys() {
-            items.push((value.index(), Item::Generated(*value)));
-        }
-        items.sort_by_key(|(at, _)| *at);
-        items.into_iter().map(|(_, item)| item).collect()
     }
 
     /// Where a stored value lies; interior values get a place when they are first written.
@@ -175,7 +93,8 @@ impl Assembler<'_> {
         home
     }
 
-    fn whole(&mut self, value: ValueId) -> Draft {
+    /// All bytes of a value.
+    pub(super) fn whole(&mut self, value: ValueId) -> Draft {
         let root = dense_root(self.graph(), value);
         let len = self.graph().ty(root).size_bytes() as u64;
         Draft { home: self.home_of(root), offset: 0, len }
@@ -385,150 +304,4 @@ impl Assembler<'_> {
         }
     }
 
-    /// Copies what leaves the graph and was not computed in its place.
-    fn leave(&mut self) {
-        let claimed = self.claimed;
-        let graph = &claimed.graph;
-        for (index, row) in self.buffers.clone().iter().enumerate() {
-            let (BufferKind::Output { name: wanted } | BufferKind::State { name: wanted }) =
-                &row.kind
-            else {
-                continue;
-            };
-            let value = match &row.kind {
-                BufferKind::Output { .. } => {
-                    graph.outputs().iter().find(|it| it.name == *wanted).map(|it| it.value)
-                }
-                _ => graph.states().iter().find_map(|state| match graph.op(state.input) {
-                    Op::Input(input) if input.name == *wanted => Some(state.next),
-                    Op::Input(_) | Op::Prim(_) | Op::Composite(..) => None,
-                }),
-            };
-            let Some(value) = value else { continue };
-            let from = self.whole(value);
-            let to = Draft { home: Home::Buffer(index as u32), ..from };
-            if from.home != to.home {
-                self.steps.push(DraftStep::Copy { from, to });
-            }
-        }
-    }
-
-    fn finish(self) -> Plan {
-        let lives = self.lifetimes();
-        let layout = lay_out(&lives);
-        let place = |draft: &Draft| match draft.home {
-            Home::Buffer(index) => {
-                PlanSpan { place: Place::Buffer(index), offset: draft.offset, len: draft.len }
-            }
-            Home::Interior(index) => PlanSpan {
-                place: Place::Arena,
-                offset: layout.offsets[index] + draft.offset,
-                len: draft.len,
-            },
-        };
-        let settle = |step: &DraftStep| match step {
-            DraftStep::Run { unit, words, args, write_count, label, flops } => PlanStep::Run {
-                unit: *unit,
-                words: words.clone(),
-                args: args.iter().map(place).collect(),
-                write_count: *write_count,
-                label: label.clone(),
-                moved_bytes: args.iter().map(|it| it.len).sum(),
-                flops: *flops,
-            },
-            DraftStep::Copy { from, to } => PlanStep::Copy { from: place(from), to: place(to) },
-        };
-        let steps: Vec<PlanStep> = self.steps.iter().map(settle).collect();
-        Plan {
-            edges: edges(&steps),
-            prelude: self.prelude.iter().map(settle).collect(),
-            steps,
-            units: self.units,
-            buffers: self.buffers,
-            arena_bytes: layout.bytes,
-            peak_live_bytes: peak_bytes(&lives),
-            defaults: self.claimed.defaults.clone(),
-        }
-    }
-
-    fn lifetimes(&self) -> Vec<Lifetime> {
-        let mut lives: Vec<Lifetime> = self
-            .interior
-            .iter()
-            .map(|bytes| Lifetime { first: usize::MAX, last: 0, bytes: *bytes })
-            .collect();
-        for (at, step) in self.steps.iter().enumerate() {
-            let drafts: Vec<&Draft> = match step {
-                DraftStep::Run { args, .. } => args.iter().collect(),
-                DraftStep::Copy { from, to } => vec![from, to],
-            };
-            for draft in drafts {
-                if let Home::Interior(index) = draft.home {
-                    lives[index].first = lives[index].first.min(at);
-                    lives[index].last = lives[index].last.max(at);
-                }
-            }
-        }
-        for life in lives.iter_mut().filter(|it| it.first == usize::MAX) {
-            (life.first, life.bytes) = (0, 0);
-        }
-        lives
-    }
-}
-
-fn words_max(words: &[Word]) -> Vec<i64> {
-    words
-        .iter()
-        .map(|word| match word {
-            Word::Fixed(number) => *number,
-            Word::Live { max, .. } => *max,
-        })
-        .collect()
-}
-
-/// Arithmetic instructions times the points of their level. Steps between bounds that come out of
-/// buffers count once: their number is not known here.
-fn loop_flops(program: &LoopProgram, words: &[i64]) -> u64 {
-    let outer: i64 = words[..usize::from(program.rank)].iter().product();
-    let count = program.body.iter().filter(|it| {
-        it.dtype.is_float()
-            && matches!(
-                it.op,
-                InstrOp::Unary(..)
-                    | InstrOp::Binary(..)
-                    | InstrOp::FoldLanes(..)
-                    | InstrOp::FoldSteps(..)
-                    | InstrOp::Scan { .. }
-            )
-    });
-    let lanes: u64 = count
-        .map(|it| match it.level {
-            Level::Row | Level::Step => 1,
-            Level::Lane | Level::StepLane => u64::from(program.width),
-        })
-        .sum();
-    let steps = match program.bounds.map(|it| &program.instr(it.hi).op) {
-        Some(InstrOp::Word(word)) => words[*word as usize].max(0) as u64,
-        Some(_) | None => 1,
-    };
-    outer.max(0) as u64 * lanes * steps
-}
-
-fn call_flops(unit: &Unit, words: &[i64]) -> u64 {
-    match unit {
-        Unit::Call(Call::Gemm { n, k, .. }) => {
-            let rows = words.first().copied().unwrap_or(0).max(0) as u64;
-            2 * rows * u64::from(*n) * u64::from(*k)
-        }
-        Unit::Call(Call::Pack { .. }) | Unit::Source(_) | Unit::Loop(_) => 0,
-    }
-}
-
-/// A literal as the device sees it.
-fn literal_bytes(literal: &Literal) -> Vec<u8> {
-    let mut out = Vec::with_capacity(literal.shape.element_count() * literal.dtype.size_bytes());
-    for value in &literal.values {
-        literal.dtype.encode(*value, &mut out);
-    }
-    out
 }

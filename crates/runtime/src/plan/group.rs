@@ -4,16 +4,16 @@
 //! when a template cannot look through it, or when two kernels would compute it twice. Everything
 //! else lives in registers. The set only grows, so this ends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use calor_device::{Layout, OfferArg};
-use calor_ir::{Graph, Op, Prim, Unary, ValueId};
+use calor_ir::{Graph, NodeId, Op, Prim, ValueId};
 
 use super::claims::{Claimed, is_builtin, reads, writes};
 use super::pull::Stop;
 use super::root::{Built, Kernel, build};
 use super::view::{dense_root, rows_of};
-use super::{Capabilities, Choices, PlanError};
+use super::PlanError;
 
 /// Stored values and their kernels.
 pub(super) struct Grouped {
@@ -24,47 +24,105 @@ pub(super) struct Grouped {
 }
 
 /// Chooses the stored values of a graph and builds their kernels.
-pub(super) fn group(
-    claimed: &Claimed,
-    _capabilities: &Capabilities,
-    _choices: &Choices,
-) -> Result<Grouped, PlanError> {
+pub(super) fn group(claimed: &Claimed) -> Result<Grouped, PlanError> {
     let graph = &claimed.graph;
     let mut stored = border(claimed);
-    let given = given(claimed);
-    let mut built: HashMap<ValueId, Built> = HashMap::new();
+    let given: HashSet<ValueId> = claimed.offers.values().flat_map(writes).collect();
+    let computed = |it: &ValueId| !given.contains(it) && !is_buffer(graph, *it);
+    let mut open: BTreeSet<ValueId> = stored.iter().copied().filter(computed).collect();
+    let mut works = Works::new(graph);
     loop {
-        let mut missing: Vec<ValueId> = stored
-            .iter()
-            .copied()
-            .filter(|it| !given.contains(it) && !built.contains_key(it))
-            .filter(|it| !is_buffer(graph, *it))
-            .collect();
-        missing.sort_unstable();
-        if missing.is_empty() {
-            let Some(value) = computed_twice(graph, &built) else { break };
-            store(graph, &mut stored, &mut built, value);
-            continue;
-        }
-        for value in missing {
-            match build(graph, &stored, value) {
-                Ok(kernels) => {
-                    built.insert(value, kernels);
+        let more = match open.pop_first() {
+            Some(value) => match build(graph, &stored, value) {
+                Ok(built) => {
+                    works.insert(value, built);
+                    continue;
                 }
                 Err(Stop::Store(more)) => {
                     let more = dense_root(graph, more);
                     if more == value || stored.contains(&more) {
                         return Err(stuck(graph, more));
                     }
-                    store(graph, &mut stored, &mut built, more);
-                    break;
+                    open.insert(value);
+                    more
                 }
                 Err(Stop::Fail(err)) => return Err(err),
-            }
+            },
+            None => match works.latest_twice() {
+                Some(value) => dense_root(graph, value),
+                None => break,
+            },
+        };
+        stored.insert(more);
+        open.extend(works.remove_users(more));
+        open.extend(Some(more).filter(computed));
+    }
+    let kernels = works.built.into_iter().map(|(value, built)| (value, built.kernels)).collect();
+    Ok(Grouped { stored, kernels })
+}
+
+/// Kernels built so far, and which values they compute on the way.
+struct Works<'a> {
+    graph: &'a Graph,
+    costly: Vec<bool>,
+    built: HashMap<ValueId, Built>,
+    /// For each value computed on the way, by its dense root: for whom.
+    users: HashMap<ValueId, BTreeSet<ValueId>>,
+    /// How many compute a value.
+    counts: HashMap<ValueId, usize>,
+    /// Costly values that more than one computes.
+    twice: BTreeSet<ValueId>,
+}
+
+impl<'a> Works<'a> {
+    fn new(graph: &'a Graph) -> Self {
+        Self {
+            graph,
+            costly: costly(graph),
+            built: HashMap::new(),
+            users: HashMap::new(),
+            counts: HashMap::new(),
+            twice: BTreeSet::new(),
         }
     }
-    let kernels = built.into_iter().map(|(value, built)| (value, built.kernels)).collect();
-    Ok(Grouped { stored, kernels })
+
+    fn insert(&mut self, value: ValueId, built: Built) {
+        for touched in &built.touched {
+            let root = dense_root(self.graph, *touched);
+            self.users.entry(root).or_default().insert(value);
+            let count = self.counts.entry(*touched).or_default();
+            *count += 1;
+            if *count > 1 && self.costly[touched.index()] {
+                self.twice.insert(*touched);
+            }
+        }
+        self.built.insert(value, built);
+    }
+
+    /// Drops the kernels that compute `root` on the way, and says whose they were.
+    fn remove_users(&mut self, root: ValueId) -> BTreeSet<ValueId> {
+        let users = self.users.remove(&root).unwrap_or_default();
+        for built in users.iter().filter_map(|it| self.built.remove(it).map(|built| (*it, built))) {
+            let (value, Built { touched, .. }) = built;
+            for touched in touched {
+                if let Some(users) = self.users.get_mut(&dense_root(self.graph, touched)) {
+                    users.remove(&value);
+                }
+                if let Some(count) = self.counts.get_mut(&touched) {
+                    *count -= 1;
+                    if *count < 2 {
+                        self.twice.remove(&touched);
+                    }
+                }
+            }
+        }
+        users
+    }
+
+    /// The latest value that two kernels compute and that is worth memory.
+    fn latest_twice(&self) -> Option<ValueId> {
+        self.twice.last().copied()
+    }
 }
 
 fn stuck(graph: &Graph, value: ValueId) -> PlanError {
@@ -85,18 +143,13 @@ fn is_buffer(graph: &Graph, value: ValueId) -> bool {
     }
 }
 
-/// Values that claimed steps write.
-fn given(claimed: &Claimed) -> HashSet<ValueId> {
-    claimed.offers.values().flat_map(writes).collect()
-}
-
 /// Values that exist in any case.
 fn border(claimed: &Claimed) -> HashSet<ValueId> {
     let graph = &claimed.graph;
     let mut stored: HashSet<ValueId> = graph.inputs().map(|(value, _)| value).collect();
     stored.extend(graph.outputs().iter().map(|it| dense_root(graph, it.value)));
     stored.extend(graph.states().iter().map(|it| dense_root(graph, it.next)));
-    stored.extend(given(claimed));
+    stored.extend(claimed.offers.values().flat_map(writes));
     let mut nodes: Vec<_> = claimed.offers.keys().copied().collect();
     nodes.sort_unstable();
     for node in nodes {
@@ -116,69 +169,45 @@ fn border(claimed: &Claimed) -> HashSet<ValueId> {
     stored
 }
 
-fn store(
-    graph: &Graph,
-    stored: &mut HashSet<ValueId>,
-    built: &mut HashMap<ValueId, Built>,
-    value: ValueId,
-) {
-    let value = dense_root(graph, value);
-    stored.insert(value);
-    built.retain(|_, it| !it.touched.iter().any(|it| dense_root(graph, *it) == value));
-}
-
-/// The latest value that two kernels compute and that is worth memory.
-fn computed_twice(graph: &Graph, built: &HashMap<ValueId, Built>) -> Option<ValueId> {
-    let mut count: HashMap<ValueId, usize> = HashMap::new();
-    for built in built.values() {
-        for value in &built.touched {
-            *count.entry(*value).or_default() += 1;
-        }
-    }
-    let twice = count.into_iter().filter(|(_, count)| *count > 1).map(|(value, _)| value);
-    twice.filter(|value| is_costly(graph, *value)).max()
-}
-
-/// Whether computing a value again costs more than reading it back.
+/// For each value: whether computing it again costs more than reading it back.
 ///
 /// Arithmetic on indices, numbers and values that are small beside it costs nothing.
-fn is_costly(graph: &Graph, value: ValueId) -> bool {
-    let node = graph.node(graph.maker(value));
-    match &node.op {
-        Op::Input(_) => false,
-        Op::Composite(..) => is_builtin(graph, graph.maker(value)),
-        Op::Prim(prim) => match prim {
-            Prim::Reduce { .. } | Prim::Dot(_) | Prim::Philox => true,
-            Prim::Unary(Unary::Neg | Unary::Abs | Unary::Not | Unary::Floor)
-            | Prim::Binary(_)
-            | Prim::Select
-            | Prim::Cast(_) => reads_much(graph, value, 0),
-            Prim::Unary(_) => reads_much(graph, value, 0),
-            Prim::Gather { .. }
-            | Prim::Constant(_)
-            | Prim::Iota { .. }
-            | Prim::Broadcast { .. }
-            | Prim::Reshape(_)
-            | Prim::Permute(_)
-            | Prim::Slice { .. }
-            | Prim::Pad { .. }
-            | Prim::Concat { .. }
-            | Prim::ScatterAdd { .. }
-            | Prim::LinearScan { .. } => false,
-        },
+fn costly(graph: &Graph) -> Vec<bool> {
+    let mut much = vec![false; graph.value_count()];
+    let mut costly = vec![false; graph.value_count()];
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for value in node.results() {
+            let count = graph.shape(value).element_count();
+            let reads = |it: &ValueId| {
+                graph.shape(*it).element_count() * 8 >= count && much[it.index()]
+            };
+            much[value.index()] = match &node.op {
+                Op::Input(_) | Op::Composite(..) => true,
+                Op::Prim(Prim::Constant(_) | Prim::Iota { .. }) => false,
+                Op::Prim(_) => node.inputs.iter().any(reads),
+            };
+            costly[value.index()] = match &node.op {
+                Op::Input(_) => false,
+                Op::Composite(..) => is_builtin(graph, NodeId::from_index(index)),
+                Op::Prim(Prim::Reduce { .. } | Prim::Dot(_) | Prim::Philox) => true,
+                Op::Prim(Prim::Unary(_) | Prim::Binary(_) | Prim::Select | Prim::Cast(_)) => {
+                    much[value.index()]
+                }
+                Op::Prim(
+                    Prim::Gather { .. }
+                    | Prim::Constant(_)
+                    | Prim::Iota { .. }
+                    | Prim::Broadcast { .. }
+                    | Prim::Reshape(_)
+                    | Prim::Permute(_)
+                    | Prim::Slice { .. }
+                    | Prim::Pad { .. }
+                    | Prim::Concat { .. }
+                    | Prim::ScatterAdd { .. }
+                    | Prim::LinearScan { .. },
+                ) => false,
+            };
+        }
     }
-}
-
-/// Whether an operand has about as many elements as the value, and is no arithmetic on indices.
-fn reads_much(graph: &Graph, value: ValueId, depth: usize) -> bool {
-    let count = graph.shape(value).element_count();
-    let node = graph.node(graph.maker(value));
-    match &node.op {
-        Op::Input(_) | Op::Composite(..) => true,
-        Op::Prim(Prim::Constant(_) | Prim::Iota { .. }) => false,
-        Op::Prim(_) if depth > 64 => true,
-        Op::Prim(_) => node.inputs.iter().any(|input| {
-            graph.shape(*input).element_count() * 8 >= count && reads_much(graph, *input, depth + 1)
-        }),
-    }
+    costly
 }

@@ -5,9 +5,9 @@ use calor_ir::{Fold, Graph, Node, NodeId, Op, Prim, Shape, ValueId};
 use super::{Capabilities, Choices, PlanError};
 
 /// Shortest fold that is worth two phases.
-const LONG_FOLD: usize = 4096;
+pub(super) const LONG_FOLD: usize = 4096;
 /// Most results of a fold that is split: with more, the machine is busy anyway.
-const FEW_RESULTS: usize = 4096;
+pub(super) const FEW_RESULTS: usize = 4096;
 
 /// The same graph in the forms that the templates want.
 pub(super) fn normalise(
