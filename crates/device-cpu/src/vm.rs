@@ -90,11 +90,28 @@ impl Interpreted {
         buffers: &[Buffer],
         scratch: &(dyn Fn(usize) -> WorkerScratch + Sync),
     ) -> Result<(), TaskPanicked> {
-        let extents = &words[..self.rank];
         let tape = match &self.across {
-            Some(tape) if ACROSS_EXTENT_MIN <= extents[self.rank - 1] => tape,
+            Some(tape) if ACROSS_EXTENT_MIN <= words[self.rank - 1] => tape,
             Some(_) | None => &self.row,
         };
+        // SAFETY: the caller's promise.
+        unsafe { self.run_tape(tape, pool, level, words, buffers, scratch) }
+    }
+
+    /// Runs the program in one of its forms.
+    ///
+    /// # Safety
+    /// As for [`Interpreted::run`].
+    unsafe fn run_tape(
+        &self,
+        tape: &Tape,
+        pool: &Pool,
+        level: Level,
+        words: &[i64],
+        buffers: &[Buffer],
+        scratch: &(dyn Fn(usize) -> WorkerScratch + Sync),
+    ) -> Result<(), TaskPanicked> {
+        let extents = &words[..self.rank];
         let grid = Grid::new(tape, extents, pool.thread_count());
         if grid.task_count() == 0 {
             return Ok(());
@@ -206,3 +223,6 @@ impl Grid {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,13 +165,7 @@ impl<'a> Lowering<'a> {
     fn finish(mut self) -> Form {
         let mut puts = Vec::new();
         for store in &self.program.stores {
-            let mut level = self.program.instr(store.value).level;
-            for term in &store.address.terms {
-                level = level.join(self.program.instr(term.index).level);
-            }
-            if store.address.lane_stride != 0 {
-                level = level.join(Level::Lane);
-            }
+            let level = self.program.store_level(store);
             let copies = if self.across && level.has_lane() { self.program.width } else { 1 };
             for lane in 0..copies {
                 let value = self.at(store.value, lane);

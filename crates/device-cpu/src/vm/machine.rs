@@ -23,8 +23,8 @@ pub(crate) struct Buffer {
 /// Where a register is now: its first lane, and the bytes from block to block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Register {
-    at: *mut u8,
-    step: usize,
+    pub(super) at: *mut u8,
+    pub(super) step: usize,
 }
 
 /// What a run is given; the same for all its tasks.
