@@ -16,7 +16,7 @@ use calor_telemetry::event::{Cache, Event, Origin};
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::plan::{Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan};
+use crate::plan::{BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan};
 use crate::source::WeightSource;
 use memory::{Binding, Lane, boundary_bytes};
 use weights::Shared;
@@ -181,9 +181,11 @@ impl Engine {
             })
             .map(|(row, _)| row.size_bytes())
             .sum();
+        let is_state = |row: &&BufferRow| matches!(row.kind, BufferKind::State { .. });
+        let states: u64 = plan.buffers.iter().filter(is_state).map(BufferRow::size_bytes).sum();
         let boundary = boundary_bytes(plan).saturating_sub(lane.boundary_bytes);
         let arena = plan.arena_bytes.saturating_sub(lane.arena_bytes);
-        let want_bytes = weights + boundary + arena;
+        let want_bytes = weights + states + boundary + arena;
         let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
         if left_bytes < want_bytes {
             let program = spec.label.to_owned();

@@ -17,7 +17,21 @@ use crate::plan::Plan;
 /// Builds programs on a device, and runs them while it does.
 pub struct Build(Engine);
 
-/// Runs programs that are all built.
+/// Runs programs that are all built. It cannot build another one:
+///
+/// ```compile_fail,E0599
+/// fn more(session: &mut calor_runtime::Session, spec: &calor_runtime::ProgramSpec<'_>) {
+///     let _ = session.program(spec);
+/// }
+/// ```
+///
+/// A [`Build`] can:
+///
+/// ```
+/// fn more(build: &mut calor_runtime::Build, spec: &calor_runtime::ProgramSpec<'_>) {
+///     let _ = build.program(spec);
+/// }
+/// ```
 pub struct Session(Engine);
 
 impl Build {
