@@ -1,6 +1,7 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
 mod memory;
+mod remove;
 mod weights;
 
 use std::collections::HashMap;
@@ -62,6 +63,7 @@ struct Program {
     lane: usize,
     prepared: Option<PreparedId>,
     digest: Digest,
+    removed: bool,
 }
 
 pub(crate) struct Engine {
@@ -142,6 +144,7 @@ impl Engine {
             lane: spec.lane.0,
             prepared: None,
             digest,
+            removed: false,
         });
         Ok(ProgramId(self.programs.len() - 1))
     }
@@ -221,13 +224,18 @@ impl Engine {
     /// Turns every program that is not prepared into something that runs with one call.
     pub(crate) fn prepare(&mut self) -> Result<(), RuntimeError> {
         for index in 0..self.programs.len() {
-            self.prepare_one(index)?;
+            if !self.programs[index].removed {
+                self.prepare_one(index)?;
+            }
         }
         Ok(())
     }
 
     fn prepare_one(&mut self, index: usize) -> Result<PreparedId, RuntimeError> {
         let program = &self.programs[index];
+        if program.removed {
+            return Err(RuntimeError::Removed { program: program.label.text().to_owned() });
+        }
         if let Some(prepared) = program.prepared {
             return Ok(prepared);
         }

@@ -59,6 +59,16 @@ impl Build {
         self.0.add(spec)
     }
 
+    /// Takes a program away and gives back the memory that it alone held: its states, weights
+    /// that no other program binds, and the arena and boundary of its lane when it was the last
+    /// there. Its id is not given again; its plan is empty from now on.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Removed`] the second time, and when the device fails.
+    pub fn remove(&mut self, program: ProgramId) -> Result<(), RuntimeError> {
+        self.0.remove(program)
+    }
+
     /// Prepares every program and gives up the right to build.
     ///
     /// # Errors
