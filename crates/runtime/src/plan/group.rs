@@ -26,11 +26,13 @@ pub(super) struct Grouped {
 /// Chooses the stored values of a graph and builds their kernels.
 pub(super) fn group(claimed: &Claimed) -> Result<Grouped, PlanError> {
     let graph = &claimed.graph;
+    let costly = costly(graph);
     let mut stored = border(claimed);
+    stored.extend(repeated_operands(graph, &costly));
     let given: HashSet<ValueId> = claimed.offers.values().flat_map(writes).collect();
     let computed = |it: &ValueId| !given.contains(it) && !is_buffer(graph, *it);
     let mut open: BTreeSet<ValueId> = stored.iter().copied().filter(computed).collect();
-    let mut works = Works::new(claimed);
+    let mut works = Works::new(claimed, costly);
     loop {
         let more = match open.pop_first() {
             Some(value) => match build(graph, &stored, value) {
@@ -78,12 +80,12 @@ struct Works<'a> {
 }
 
 impl<'a> Works<'a> {
-    fn new(claimed: &'a Claimed) -> Self {
+    fn new(claimed: &'a Claimed, costly: Vec<bool>) -> Self {
         let graph = &claimed.graph;
         Self {
             graph,
             constant: &claimed.constant,
-            costly: costly(graph),
+            costly,
             built: HashMap::new(),
             users: HashMap::new(),
             counts: HashMap::new(),
@@ -186,6 +188,45 @@ fn border(claimed: &Claimed) -> HashSet<ValueId> {
     stored
 }
 
+/// Costly operands of contractions that would be computed again for each row of the other one.
+fn repeated_operands(graph: &Graph, costly: &[bool]) -> Vec<ValueId> {
+    let mut operands = Vec::new();
+    for node in graph.nodes() {
+        let Op::Prim(Prim::Dot(dims)) = &node.op else { continue };
+        let summed = |it: &(usize, usize)| graph.shape(node.inputs[0]).sizes()[it.0];
+        let sum_len: usize = dims.contract.iter().map(summed).product();
+        let product_count = graph.shape(node.result()).element_count() * sum_len;
+        for operand in &node.inputs {
+            let base = moved_from(graph, *operand);
+            let count = graph.shape(base).element_count();
+            if costly[base.index()] && count.saturating_mul(2) <= product_count {
+                operands.push(base);
+            }
+        }
+    }
+    operands
+}
+
+/// The value whose elements `value` only moves or repeats.
+fn moved_from(graph: &Graph, mut value: ValueId) -> ValueId {
+    while let Op::Prim(
+        Prim::Reshape(_)
+        | Prim::Permute(_)
+        | Prim::Broadcast { .. }
+        | Prim::Slice { .. }
+        | Prim::Cast(_),
+    ) = graph.op(value)
+    {
+        let input = graph.node(graph.maker(value)).inputs[0];
+        let narrower = graph.ty(value).dtype.size_bytes() < graph.ty(input).dtype.size_bytes();
+        if narrower {
+            break;
+        }
+        value = input;
+    }
+    value
+}
+
 /// For each value: whether computing it again costs more than reading it back.
 ///
 /// Arithmetic on indices, numbers and values that are small beside it costs nothing.
@@ -207,8 +248,11 @@ fn costly(graph: &Graph) -> Vec<bool> {
                 Op::Input(_) => false,
                 Op::Composite(..) => is_builtin(graph, NodeId::from_index(index)),
                 Op::Prim(Prim::Reduce { .. } | Prim::Dot(_) | Prim::Philox) => true,
-                Op::Prim(Prim::Unary(_) | Prim::Binary(_) | Prim::Select | Prim::Cast(_)) => {
-                    much[value.index()]
+                Op::Prim(Prim::Unary(_) | Prim::Binary(_) | Prim::Select) => much[value.index()],
+                // A wider form is cheaper to make than to read.
+                Op::Prim(Prim::Cast(to)) => {
+                    let from = graph.ty(node.inputs[0]).dtype;
+                    much[value.index()] && to.size_bytes() <= from.size_bytes()
                 }
                 Op::Prim(
                     Prim::Gather { .. }
