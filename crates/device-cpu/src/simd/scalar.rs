@@ -113,9 +113,6 @@ impl Simd for Scalar {
     fn largest(self, x: [f32; 4]) -> f32 {
         x[0].max(x[1]).max(x[2].max(x[3]))
     }
-
-    #[inline(always)]
-    fn prefetch(self, _address: *const f32) {}
 }
 
 #[inline(always)]
