@@ -81,10 +81,10 @@ pub struct Tiled {
 
 /// Floats of the input's rows that one task works on, so that they stay in the second-level
 /// cache while the panels pass by.
-const BLOCK_FLOATS: usize = 64 * 1024;
+const BLOCK_FLOATS: usize = 32 * 1024;
 
 /// Most rows that one task works on.
-pub(crate) const BLOCK_ROWS_MAX: usize = 192;
+pub(crate) const BLOCK_ROWS_MAX: usize = 96;
 
 /// Tasks that each thread should get, so that a slow one does not hold up the rest.
 const TASKS_PER_THREAD: usize = 4;
@@ -228,13 +228,12 @@ impl Kernel for Skinny<'_> {
         let rows = end_row - first_row;
         let mut index = first;
         while index < end {
-            let (linear, left) = (&linear, end - index);
+            let left = end - index;
             let skinny = SkinnyTile { linear, first_row, index, sums };
             index += match rows {
-                1 if 4 <= left => skinny.run::<S, 1, 4>(simd),
-                2 if 3 <= left => skinny.run::<S, 2, 3>(simd),
-                3 if 2 <= left => skinny.run::<S, 3, 2>(simd),
-                _ => with_rows!(S, rows, M => skinny.run::<S, M, 1>(simd)),
+                1 if 4 <= left => simd.call(SkinnyOf::<1, 4>(skinny)),
+                2 if 2 <= left => simd.call(SkinnyOf::<2, 2>(skinny)),
+                _ => with_rows!(S, rows, M => simd.call(SkinnyOf::<M, 1>(skinny))),
             };
         }
     }
@@ -247,11 +246,15 @@ struct SkinnyTile<'a> {
     sums: *mut f32,
 }
 
-impl SkinnyTile<'_> {
-    /// `M` rows times `P` panels from `index` on; says how many panels that was.
+/// `M` rows times `P` panels from `index` on; says how many panels that was.
+struct SkinnyOf<'a, const M: usize, const P: usize>(SkinnyTile<'a>);
+
+impl<const M: usize, const P: usize> Kernel for SkinnyOf<'_, M, P> {
+    type Output = usize;
+
     #[inline(always)]
-    fn run<S: Simd, const M: usize, const P: usize>(self, simd: S) -> usize {
-        let Self { linear, first_row, index, sums } = self;
+    fn run<S: Simd>(self, simd: S) -> usize {
+        let SkinnyTile { linear, first_row, index, sums } = self.0;
         let layout = linear.weights.layout;
         let a = linear.input;
         let a = Spread { start: a.row(first_row), row: a.stride(), step: 1 };

@@ -4,6 +4,8 @@
 //! [`Kernel`] is written over [`Simd`] and compiled for each level. Nothing here knows shapes.
 
 mod functions;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod pair;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -11,7 +13,7 @@ mod x86;
 #[cfg(test)]
 pub(crate) use functions::tests::erf_exact;
 pub use functions::{erf, exp, exp_below, sigmoid, tanh};
-pub use scalar::{Portable, Scalar};
+pub use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
@@ -21,8 +23,8 @@ pub enum Level {
     /// What every machine of the architecture has.
     Scalar(Scalar),
     /// The shapes of [`Avx512`] without its instructions.
-    #[cfg(test)]
-    Wide(Portable<16, 12>),
+    #[cfg(all(test, target_arch = "x86_64"))]
+    Wide(pair::Pair<Avx2>),
     /// AVX2 and FMA: eight floats.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
@@ -34,27 +36,27 @@ pub enum Level {
 impl Level {
     /// The highest level of this machine.
     pub fn detect() -> Self {
-        Self::available().next().unwrap_or(Self::Scalar(Portable))
+        Self::available().next().unwrap_or(Self::Scalar(Scalar))
     }
 
     /// Every level of this machine, the highest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        #[cfg(test)]
-        let last = Some(Self::Wide(Portable));
-        #[cfg(not(test))]
+        #[cfg(all(test, target_arch = "x86_64"))]
+        let last = Avx2::detect().map(|it| Self::Wide(pair::Pair(it)));
+        #[cfg(not(all(test, target_arch = "x86_64")))]
         let last = None;
         Self::all().into_iter().flatten().chain(last)
     }
 
     #[cfg(target_arch = "x86_64")]
     fn all() -> [Option<Self>; 3] {
-        let scalar = Some(Self::Scalar(Portable));
+        let scalar = Some(Self::Scalar(Scalar));
         [Avx512::detect().map(Self::Avx512), Avx2::detect().map(Self::Avx2), scalar]
     }
 
     #[cfg(not(target_arch = "x86_64"))]
     fn all() -> [Option<Self>; 1] {
-        [Some(Self::Scalar(Portable))]
+        [Some(Self::Scalar(Scalar))]
     }
 
     /// Runs `kernel` with this level's instructions.
@@ -62,7 +64,7 @@ impl Level {
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Scalar(simd) => simd.call(kernel),
-            #[cfg(test)]
+            #[cfg(all(test, target_arch = "x86_64"))]
             Self::Wide(simd) => simd.call(kernel),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(simd) => simd.call(kernel),
@@ -75,7 +77,7 @@ impl Level {
     pub fn lanes(self) -> usize {
         match self {
             Self::Scalar(_) => Scalar::LANES,
-            #[cfg(test)]
+            #[cfg(all(test, target_arch = "x86_64"))]
             Self::Wide(_) => 16,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::LANES,
@@ -88,7 +90,7 @@ impl Level {
     pub fn tile_rows(self) -> usize {
         match self {
             Self::Scalar(_) => Scalar::TILE_ROWS,
-            #[cfg(test)]
+            #[cfg(all(test, target_arch = "x86_64"))]
             Self::Wide(_) => 12,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::TILE_ROWS,
@@ -121,7 +123,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Rows of a register tile that is two vectors wide.
     const TILE_ROWS: usize;
 
-    /// Runs `kernel` in a function of its own that may use the level's instructions.
+    /// Runs `kernel` in a function of its own that may use the level's instructions. A tile's
+    /// loop goes here, because among others its sums would not all stay in registers.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// `x` in every lane.
@@ -184,7 +187,4 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// The largest lane.
     fn largest(self, x: Self::F) -> f32;
-
-    /// Asks for the cache line at `address`, which need not be readable.
-    fn prefetch(self, address: *const f32);
 }

@@ -55,9 +55,9 @@ pub(crate) fn constant(dtype: DType, value: f64) -> String {
 pub(crate) fn unary(op: Unary, dtype: DType, x: &str) -> String {
     let ty = register(dtype);
     // The double function has the plain name.
-    let call = |name: &str| match dtype {
-        DType::F64 => format!("{name}({x})"),
-        _ => format!("{name}f({x})"),
+    let call = |name: &str| match dtype == DType::F64 {
+        true => format!("{name}({x})"),
+        false => format!("{name}f({x})"),
     };
     let negative = format!("({ty})(0 - ({}){x})", wrapping(dtype));
     match op {
@@ -117,13 +117,11 @@ pub(crate) fn cast(from: DType, to: DType, x: &str) -> String {
         DType::U8 | DType::I8 | DType::I32 | DType::U32 | DType::I64 if from.is_float() => {
             let suffix = if from == DType::F64 { "" } else { "f" };
             let (least, most) = (constant(to, to.lowest()), most(to));
-            let float = register(from);
+            let (float, lowest) = (register(from), to.lowest());
             // One past the highest value is a power of two in every type.
             let beyond = (to.highest() + 1.0).log2().round().exp2();
-            format!(
-                "whole_number<{ty}, {float}>({x}, {:?}{suffix}, {beyond:?}{suffix}, {least}, {most})",
-                to.lowest()
-            )
+            let ends = format!("{lowest:?}{suffix}, {beyond:?}{suffix}, {least}, {most}");
+            format!("whole_number<{ty}, {float}>({x}, {ends})")
         }
         DType::F8E4M3 => format!("f8_value(f8_bits({}))", as_f32()),
         DType::F16 => format!("f16_value(f16_bits({}))", as_f32()),

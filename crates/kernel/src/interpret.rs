@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use calor_ir::op::Binary;
+use calor_ir::op::{Binary, Fold};
 
 use crate::dialect::{fold_op, fold_start};
 use crate::program::{Access, Address, Instr, InstrOp, Level, LoopProgram, ProgramError, Reg};
@@ -131,12 +131,7 @@ impl Point<'_> {
                 let mut value = self.get(store.value, step, lane);
                 let there = place(buffers, store.arg, element, Access::Write)?;
                 if store.add {
-                    value = scalar::binary(
-                        fold_op(calor_ir::op::Fold::Sum, dtype),
-                        dtype,
-                        *there,
-                        value,
-                    );
+                    value = scalar::binary(fold_op(Fold::Sum, dtype), dtype, *there, value);
                 }
                 *there = dtype.round(value);
             }
@@ -189,7 +184,8 @@ impl Point<'_> {
             self.eval(operand, buffers)?;
         }
         let values = match &instr.op {
-            InstrOp::FoldLanes(..) | InstrOp::FoldSteps(..) => self.fold(instr),
+            InstrOp::FoldLanes(fold, x) => self.fold(instr, *fold, *x, Level::Lane),
+            InstrOp::FoldSteps(fold, x) => self.fold(instr, *fold, *x, Level::Step),
             InstrOp::Scan { .. } => self.scan(instr),
             InstrOp::Load { arg, address, guard } => {
                 let mut values = Vec::new();
@@ -252,12 +248,8 @@ impl Point<'_> {
         }
     }
 
-    fn fold(&self, instr: &Instr) -> Vec<f64> {
-        let (fold, x, over) = match &instr.op {
-            InstrOp::FoldLanes(fold, x) => (*fold, *x, Level::Lane),
-            InstrOp::FoldSteps(fold, x) => (*fold, *x, Level::Step),
-            _ => unreachable!("only folds come here"),
-        };
+    /// A fold of `x` over the lanes or over the steps.
+    fn fold(&self, instr: &Instr, fold: Fold, x: Reg, over: Level) -> Vec<f64> {
         let (op, start) = (fold_op(fold, instr.dtype), fold_start(fold, instr.dtype));
         let kept = self.points_of(instr.level).into_iter();
         let folded = self.points_of(over);

@@ -146,5 +146,5 @@ fn pack_of(program: &LoopProgram, pack_max: u32) -> u32 {
     if !addresses.any(|it| it.lane_stride == 1) {
         return 1;
     }
-    [4, 2].into_iter().find(|it| *it <= pack_max && program.width % it == 0).unwrap_or(1)
+    [4, 2].into_iter().find(|it| *it <= pack_max && program.width.is_multiple_of(*it)).unwrap_or(1)
 }

@@ -4,14 +4,14 @@ use calor_kernel::examples::{self, Example};
 use calor_kernel::{Access, InterpretError, interpret};
 
 fn example(name: &str) -> Example {
-    examples::all().into_iter().find(|it| it.name == name).unwrap()
+    examples::all().into_iter().find(|it| it.name == name).expect("an example of that name")
 }
 
 /// The buffers after a run.
 fn run(name: &str) -> (Example, Vec<Vec<f64>>) {
     let example = example(name);
     let mut buffers = example.buffers.clone();
-    interpret(&example.program, &example.words, &mut buffers).unwrap();
+    interpret(&example.program, &example.words, &mut buffers).expect("examples run");
     (example, buffers)
 }
 

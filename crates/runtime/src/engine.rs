@@ -1,6 +1,7 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
 mod memory;
+mod remove;
 mod weights;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use calor_telemetry::event::{Cache, Event, Origin};
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::plan::{Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan};
+use crate::plan::{BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan};
 use crate::source::WeightSource;
 use memory::{Binding, Lane, boundary_bytes};
 use weights::Shared;
@@ -62,6 +63,7 @@ struct Program {
     lane: usize,
     prepared: Option<PreparedId>,
     digest: Digest,
+    removed: bool,
 }
 
 pub(crate) struct Engine {
@@ -142,6 +144,7 @@ impl Engine {
             lane: spec.lane.0,
             prepared: None,
             digest,
+            removed: false,
         });
         Ok(ProgramId(self.programs.len() - 1))
     }
@@ -181,9 +184,11 @@ impl Engine {
             })
             .map(|(row, _)| row.size_bytes())
             .sum();
+        let is_state = |row: &&BufferRow| matches!(row.kind, BufferKind::State { .. });
+        let states: u64 = plan.buffers.iter().filter(is_state).map(BufferRow::size_bytes).sum();
         let boundary = boundary_bytes(plan).saturating_sub(lane.boundary_bytes);
         let arena = plan.arena_bytes.saturating_sub(lane.arena_bytes);
-        let want_bytes = weights + boundary + arena;
+        let want_bytes = weights + states + boundary + arena;
         let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
         if left_bytes < want_bytes {
             let program = spec.label.to_owned();
@@ -219,13 +224,18 @@ impl Engine {
     /// Turns every program that is not prepared into something that runs with one call.
     pub(crate) fn prepare(&mut self) -> Result<(), RuntimeError> {
         for index in 0..self.programs.len() {
-            self.prepare_one(index)?;
+            if !self.programs[index].removed {
+                self.prepare_one(index)?;
+            }
         }
         Ok(())
     }
 
     fn prepare_one(&mut self, index: usize) -> Result<PreparedId, RuntimeError> {
         let program = &self.programs[index];
+        if program.removed {
+            return Err(RuntimeError::Removed { program: program.label.text().to_owned() });
+        }
         if let Some(prepared) = program.prepared {
             return Ok(prepared);
         }

@@ -69,4 +69,10 @@ pub enum RuntimeError {
         /// Room.
         max: u32,
     },
+    /// The program was removed.
+    #[error("program `{program}` was removed")]
+    Removed {
+        /// Label of the program.
+        program: String,
+    },
 }

@@ -17,7 +17,21 @@ use crate::plan::Plan;
 /// Builds programs on a device, and runs them while it does.
 pub struct Build(Engine);
 
-/// Runs programs that are all built.
+/// Runs programs that are all built. It cannot build another one:
+///
+/// ```compile_fail,E0599
+/// fn more(session: &mut calor_runtime::Session, spec: &calor_runtime::ProgramSpec<'_>) {
+///     let _ = session.program(spec);
+/// }
+/// ```
+///
+/// A [`Build`] can:
+///
+/// ```
+/// fn more(build: &mut calor_runtime::Build, spec: &calor_runtime::ProgramSpec<'_>) {
+///     let _ = build.program(spec);
+/// }
+/// ```
 pub struct Session(Engine);
 
 impl Build {
@@ -43,6 +57,16 @@ impl Build {
     /// would be exceeded; then nothing was allocated.
     pub fn program(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
         self.0.add(spec)
+    }
+
+    /// Takes a program away and gives back the memory that it alone held: its states, weights
+    /// that no other program binds, and the arena and boundary of its lane when it was the last
+    /// there. Its id is not given again; its plan is empty from now on.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Removed`] the second time, and when the device fails.
+    pub fn remove(&mut self, program: ProgramId) -> Result<(), RuntimeError> {
+        self.0.remove(program)
     }
 
     /// Prepares every program and gives up the right to build.

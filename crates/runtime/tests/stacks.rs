@@ -49,3 +49,33 @@ fn the_null_device_opens_with_any_claims() {
     let driver = NullDriver { claims: &[], memory_bytes: 1 };
     assert_eq!(driver.open(0).unwrap().signature.kind, "null");
 }
+
+#[test]
+fn wide_copies_of_narrow_weights_are_not_kept() {
+    use calor_ir::composite::activation::Activation;
+    use calor_ir::{DType, Graph, Role, Type, nn};
+
+    let mut g = Graph::new();
+    let x = g.input("x", Role::Data, Type::new(DType::BF16, &[32, 64]));
+    let w = g.input("w", Role::Weight, Type::new(DType::BF16, &[48, 64]));
+    let y = nn::linear(&mut g, x, w, None, Activation::None).unwrap();
+    g.output("y", y);
+    let capabilities = Capabilities { claims: &[], parallel_count: 8 };
+    let plan = plan(&g.check().unwrap(), &capabilities, &Choices::default()).unwrap();
+    assert!(plan.prelude.is_empty(), "{plan}");
+}
+
+#[test]
+fn an_activation_before_a_contraction_runs_once() {
+    use calor_ir::{DType, Graph, Role, Type, Unary};
+
+    let mut g = Graph::new();
+    let x = g.input("x", Role::Data, Type::new(DType::F32, &[32, 64]));
+    let w = g.input("w", Role::Weight, Type::new(DType::F32, &[48, 64]));
+    let bent = g.unary(Unary::Tanh, x).unwrap();
+    let y = g.dot_rows(bent, w).unwrap();
+    g.output("y", y);
+    let capabilities = Capabilities { claims: &[], parallel_count: 8 };
+    let plan = plan(&g.check().unwrap(), &capabilities, &Choices::default()).unwrap();
+    assert_eq!(plan.steps.len(), 2, "{plan}");
+}

@@ -268,13 +268,11 @@ impl Kernel for Scores<'_> {
                 let a = Spread { start: a.start.wrapping_add(row * a.row), ..a };
                 let b = work.packed.wrapping_add(first).cast_const();
                 let out = work.scores.wrapping_add(row * TILE_ROWS + first);
-                // SAFETY: the keys exist; the tile's queries and scores are this worker's.
-                unsafe {
-                    if is_wide {
-                        with_rows!(S, rows, M => scores::<S, M, 2>(simd, fold.d, a, b, out));
-                    } else {
-                        with_rows!(S, rows, M => scores::<S, M, 1>(simd, fold.d, a, b, out));
-                    }
+                let tile = ScoreTile { d: fold.d, a, b, out };
+                if is_wide {
+                    with_rows!(S, rows, M => simd.call(ScoresOf::<M, 2>(tile)));
+                } else {
+                    with_rows!(S, rows, M => simd.call(ScoresOf::<M, 1>(tile)));
                 }
             }
             first += if is_wide { 2 * S::LANES } else { S::LANES };
@@ -282,24 +280,32 @@ impl Kernel for Scores<'_> {
     }
 }
 
-/// # Safety
-/// `M` keys of `d` floats are readable at `a`, `V` vectors of packed queries at `b`, and `out`
-/// is writable for as many scores.
-#[inline(always)]
-unsafe fn scores<S: Simd, const M: usize, const V: usize>(
-    simd: S,
+/// Some keys of the block times packed queries of the tile; `out` is the worker's scores.
+#[derive(Clone, Copy)]
+struct ScoreTile {
     d: usize,
     a: Spread,
     b: *const f32,
     out: *mut f32,
-) {
-    let zero = [[[simd.splat(0.0); V]; 1]; M];
-    // SAFETY: the caller's promise.
-    let tile = unsafe { multiply::<S, M, 1, V, false>(simd, d, a, [b], TILE_ROWS, 0, zero) };
-    for (i, row) in tile.iter().enumerate() {
-        for (v, x) in row[0].iter().enumerate() {
-            // SAFETY: vector `v` of key `i`.
-            unsafe { simd.store(out.wrapping_add(i * TILE_ROWS + v * S::LANES), *x) };
+}
+
+/// `M` keys, `V` vectors of queries.
+struct ScoresOf<const M: usize, const V: usize>(ScoreTile);
+
+impl<const M: usize, const V: usize> Kernel for ScoresOf<M, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let ScoreTile { d, a, b, out } = self.0;
+        let zero = [[[simd.splat(0.0); V]; 1]; M];
+        // SAFETY: the keys exist, and the queries are packed for whole vectors.
+        let tile = unsafe { multiply::<S, M, 1, V, false>(simd, d, a, [b], TILE_ROWS, 0, zero) };
+        for (i, row) in tile.iter().enumerate() {
+            for (v, x) in row[0].iter().enumerate() {
+                // SAFETY: vector `v` of key `i`; this worker alone uses the scores.
+                unsafe { simd.store(out.wrapping_add(i * TILE_ROWS + v * S::LANES), *x) };
+            }
         }
     }
 }
@@ -441,23 +447,21 @@ impl Kernel for Values<'_> {
                     sums: work.sums.wrapping_add(row * padded + col),
                     padded,
                 };
-                // SAFETY: the keys exist; `col` and `tail` stay within the head.
-                with_rows!(S, rows, M => unsafe {
-                    if 2 * S::LANES <= left {
-                        values.add::<S, M, 2, false>(simd);
-                    } else if S::LANES < left {
-                        values.add::<S, M, 2, true>(simd);
-                    } else {
-                        values.add::<S, M, 1, true>(simd);
-                    }
-                });
+                if 2 * S::LANES <= left {
+                    with_rows!(S, rows, M => simd.call(ValuesOf::<M, 2, false>(values)));
+                } else if S::LANES < left {
+                    with_rows!(S, rows, M => simd.call(ValuesOf::<M, 2, true>(values)));
+                } else {
+                    with_rows!(S, rows, M => simd.call(ValuesOf::<M, 1, true>(values)));
+                }
             }
             col += 2 * S::LANES;
         }
     }
 }
 
-/// Some queries times one or two vectors of the head.
+/// Some queries times one or two vectors of the head. The values exist; the other addresses are
+/// the worker's scratch.
 #[derive(Clone, Copy)]
 struct ValueTile {
     keys: usize,
@@ -470,12 +474,15 @@ struct ValueTile {
     padded: usize,
 }
 
-impl ValueTile {
-    /// # Safety
-    /// `keys` values are readable at `b`; the other addresses are the worker's scratch.
+/// `M` queries, `V` vectors, the last of `tail` lanes when it is only a part.
+struct ValuesOf<const M: usize, const V: usize, const PART: bool>(ValueTile);
+
+impl<const M: usize, const V: usize, const PART: bool> Kernel for ValuesOf<M, V, PART> {
+    type Output = ();
+
     #[inline(always)]
-    unsafe fn add<S: Simd, const M: usize, const V: usize, const PART: bool>(self, simd: S) {
-        let Self { keys, a, b, b_step, tail, correction, sums, padded } = self;
+    fn run<S: Simd>(self, simd: S) {
+        let ValueTile { keys, a, b, b_step, tail, correction, sums, padded } = self.0;
         let at = |i: usize, v: usize| sums.wrapping_add(i * padded + v * S::LANES);
         let mut tile = [[[simd.splat(0.0); V]; 1]; M];
         for (i, row) in tile.iter_mut().enumerate() {
@@ -486,7 +493,7 @@ impl ValueTile {
                 *x = simd.mul(unsafe { simd.load(at(i, v)) }, factor);
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: `keys` values are readable, of the head's floats from `b` on.
         let tile = unsafe { multiply::<S, M, 1, V, PART>(simd, keys, a, [b], b_step, tail, tile) };
         for (i, row) in tile.iter().enumerate() {
             for (v, x) in row[0].iter().enumerate() {

@@ -45,6 +45,7 @@ impl Simd for Avx2 {
 
     #[inline]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma")]
         fn body<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
@@ -73,6 +74,11 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn store_part(self, start: *mut f32, x: __m256, count: usize) {
+        if count == 8 {
+            // A masked store is a slow program on some machines.
+            // SAFETY: eight floats are writable.
+            return unsafe { _mm256_storeu_ps(start, x) };
+        }
         // SAFETY: the caller's promise; lanes that the mask leaves out are not touched.
         unsafe { _mm256_maskstore_ps(start, mask(count), x) }
     }
@@ -102,7 +108,6 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         };
-        prefetch(address: *const f32) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 }
 
@@ -114,6 +119,7 @@ impl Simd for Avx512 {
 
     #[inline]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx2,fma")]
         fn body<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
@@ -163,7 +169,6 @@ impl Simd for Avx512 {
         ));
         sum(x: __m512) -> f32 = _mm512_reduce_add_ps(x);
         largest(x: __m512) -> f32 = _mm512_reduce_max_ps(x);
-        prefetch(address: *const f32) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
 }
 

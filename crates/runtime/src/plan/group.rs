@@ -1,8 +1,8 @@
 //! Which values exist in memory, and the kernels that compute them.
 //!
 //! A value is stored when it crosses the graph's border, when a claimed step reads or writes it,
-//! when a template cannot look through it, or when two kernels would compute it twice. Everything
-//! else lives in registers. The set only grows, so this ends.
+//! when a template cannot look through it, when two kernels would compute it twice, or when it
+//! depends on weights alone. Everything else lives in registers. The set only grows, so this ends.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -26,11 +26,13 @@ pub(super) struct Grouped {
 /// Chooses the stored values of a graph and builds their kernels.
 pub(super) fn group(claimed: &Claimed) -> Result<Grouped, PlanError> {
     let graph = &claimed.graph;
+    let costly = costly(graph);
     let mut stored = border(claimed);
+    stored.extend(repeated_operands(graph, &costly));
     let given: HashSet<ValueId> = claimed.offers.values().flat_map(writes).collect();
     let computed = |it: &ValueId| !given.contains(it) && !is_buffer(graph, *it);
     let mut open: BTreeSet<ValueId> = stored.iter().copied().filter(computed).collect();
-    let mut works = Works::new(graph);
+    let mut works = Works::new(claimed, costly);
     loop {
         let more = match open.pop_first() {
             Some(value) => match build(graph, &stored, value) {
@@ -48,7 +50,7 @@ pub(super) fn group(claimed: &Claimed) -> Result<Grouped, PlanError> {
                 }
                 Err(Stop::Fail(err)) => return Err(err),
             },
-            None => match works.latest_twice() {
+            None => match works.latest_worth_memory() {
                 Some(value) => dense_root(graph, value),
                 None => break,
             },
@@ -64,25 +66,31 @@ pub(super) fn group(claimed: &Claimed) -> Result<Grouped, PlanError> {
 /// Kernels built so far, and which values they compute on the way.
 struct Works<'a> {
     graph: &'a Graph,
+    constant: &'a [bool],
     costly: Vec<bool>,
     built: HashMap<ValueId, Built>,
     /// For each value computed on the way, by its dense root: for whom.
     users: HashMap<ValueId, BTreeSet<ValueId>>,
     /// How many compute a value.
     counts: HashMap<ValueId, usize>,
-    /// Costly values that more than one computes.
-    twice: BTreeSet<ValueId>,
+    /// How many compute a value that depends on weights alone for one that does not.
+    late_counts: HashMap<ValueId, usize>,
+    /// Costly values that more than one computes, or that the prelude could compute once.
+    worth_memory: BTreeSet<ValueId>,
 }
 
 impl<'a> Works<'a> {
-    fn new(graph: &'a Graph) -> Self {
+    fn new(claimed: &'a Claimed, costly: Vec<bool>) -> Self {
+        let graph = &claimed.graph;
         Self {
             graph,
-            costly: costly(graph),
+            constant: &claimed.constant,
+            costly,
             built: HashMap::new(),
             users: HashMap::new(),
             counts: HashMap::new(),
-            twice: BTreeSet::new(),
+            late_counts: HashMap::new(),
+            worth_memory: BTreeSet::new(),
         }
     }
 
@@ -90,10 +98,14 @@ impl<'a> Works<'a> {
         for touched in &built.touched {
             let root = dense_root(self.graph, *touched);
             self.users.entry(root).or_default().insert(value);
+            let late = self.is_late(value, *touched);
             let count = self.counts.entry(*touched).or_default();
             *count += 1;
-            if *count > 1 && self.costly[touched.index()] {
-                self.twice.insert(*touched);
+            if late {
+                *self.late_counts.entry(*touched).or_default() += 1;
+            }
+            if (*count > 1 || late) && self.costly[touched.index()] {
+                self.worth_memory.insert(*touched);
             }
         }
         self.built.insert(value, built);
@@ -102,26 +114,33 @@ impl<'a> Works<'a> {
     /// Drops the kernels that compute `root` on the way, and says whose they were.
     fn remove_users(&mut self, root: ValueId) -> BTreeSet<ValueId> {
         let users = self.users.remove(&root).unwrap_or_default();
-        for built in users.iter().filter_map(|it| self.built.remove(it).map(|built| (*it, built))) {
-            let (value, Built { touched, .. }) = built;
+        for value in users.iter().copied() {
+            let Some(Built { touched, .. }) = self.built.remove(&value) else { continue };
             for touched in touched {
                 if let Some(users) = self.users.get_mut(&dense_root(self.graph, touched)) {
                     users.remove(&value);
                 }
-                if let Some(count) = self.counts.get_mut(&touched) {
-                    *count -= 1;
-                    if *count < 2 {
-                        self.twice.remove(&touched);
-                    }
+                let late = self.is_late(value, touched);
+                let count = self.counts.entry(touched).or_default();
+                *count = count.saturating_sub(1);
+                let late_count = self.late_counts.entry(touched).or_default();
+                *late_count = late_count.saturating_sub(usize::from(late));
+                if *count < 2 && *late_count == 0 {
+                    self.worth_memory.remove(&touched);
                 }
             }
         }
         users
     }
 
-    /// The latest value that two kernels compute and that is worth memory.
-    fn latest_twice(&self) -> Option<ValueId> {
-        self.twice.last().copied()
+    /// Whether `touched` could be computed once but is computed in each run, for `value`.
+    fn is_late(&self, value: ValueId, touched: ValueId) -> bool {
+        self.constant[touched.index()] && !self.constant[value.index()]
+    }
+
+    /// The latest value that two kernels compute, or the prelude should, and is worth memory.
+    fn latest_worth_memory(&self) -> Option<ValueId> {
+        self.worth_memory.last().copied()
     }
 }
 
@@ -169,6 +188,45 @@ fn border(claimed: &Claimed) -> HashSet<ValueId> {
     stored
 }
 
+/// Costly operands of contractions that would be computed again for each row of the other one.
+fn repeated_operands(graph: &Graph, costly: &[bool]) -> Vec<ValueId> {
+    let mut operands = Vec::new();
+    for node in graph.nodes() {
+        let Op::Prim(Prim::Dot(dims)) = &node.op else { continue };
+        let summed = |it: &(usize, usize)| graph.shape(node.inputs[0]).sizes()[it.0];
+        let sum_len: usize = dims.contract.iter().map(summed).product();
+        let product_count = graph.shape(node.result()).element_count() * sum_len;
+        for operand in &node.inputs {
+            let base = moved_from(graph, *operand);
+            let count = graph.shape(base).element_count();
+            if costly[base.index()] && count.saturating_mul(2) <= product_count {
+                operands.push(base);
+            }
+        }
+    }
+    operands
+}
+
+/// The value whose elements `value` only moves or repeats.
+fn moved_from(graph: &Graph, mut value: ValueId) -> ValueId {
+    while let Op::Prim(
+        Prim::Reshape(_)
+        | Prim::Permute(_)
+        | Prim::Broadcast { .. }
+        | Prim::Slice { .. }
+        | Prim::Cast(_),
+    ) = graph.op(value)
+    {
+        let input = graph.node(graph.maker(value)).inputs[0];
+        let narrower = graph.ty(value).dtype.size_bytes() < graph.ty(input).dtype.size_bytes();
+        if narrower {
+            break;
+        }
+        value = input;
+    }
+    value
+}
+
 /// For each value: whether computing it again costs more than reading it back.
 ///
 /// Arithmetic on indices, numbers and values that are small beside it costs nothing.
@@ -190,8 +248,11 @@ fn costly(graph: &Graph) -> Vec<bool> {
                 Op::Input(_) => false,
                 Op::Composite(..) => is_builtin(graph, NodeId::from_index(index)),
                 Op::Prim(Prim::Reduce { .. } | Prim::Dot(_) | Prim::Philox) => true,
-                Op::Prim(Prim::Unary(_) | Prim::Binary(_) | Prim::Select | Prim::Cast(_)) => {
-                    much[value.index()]
+                Op::Prim(Prim::Unary(_) | Prim::Binary(_) | Prim::Select) => much[value.index()],
+                // A wider form is cheaper to make than to read.
+                Op::Prim(Prim::Cast(to)) => {
+                    let from = graph.ty(node.inputs[0]).dtype;
+                    much[value.index()] && to.size_bytes() <= from.size_bytes()
                 }
                 Op::Prim(
                     Prim::Gather { .. }

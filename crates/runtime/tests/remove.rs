@@ -1,0 +1,108 @@
+//! Removing programs gives back what they alone held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calor_device::Driver;
+use calor_device::null::NullDriver;
+use calor_ir::{CheckedGraph, DType, Graph, Role, Type};
+use calor_kernel::Digest;
+use calor_runtime::{
+    Build, Choices, LaneId, MemoryReport, ProgramId, ProgramSpec, RuntimeError, WeightSource,
+};
+use calor_telemetry::{Counters, Null};
+
+const NULL: NullDriver = NullDriver { claims: &[], memory_bytes: 1 << 24 };
+
+struct Ones;
+
+impl WeightSource for Ones {
+    fn identity(&self) -> Digest {
+        Digest([1; 32])
+    }
+
+    fn read(
+        &self,
+        _name: &str,
+        _first: usize,
+        out: &mut [f32],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        out.fill(1.0);
+        Ok(())
+    }
+}
+
+fn build() -> Build {
+    Build::new(NULL.open(0).unwrap(), 1 << 24, Arc::new(Counters::default()), Arc::new(Null))
+}
+
+/// `x * w + s` for each weight, with a state that is doubled in each run.
+fn graph(rows: usize, weights: &[&str]) -> CheckedGraph {
+    let mut g = Graph::new();
+    let ty = Type::new(DType::F32, &[rows, 64]);
+    let mut x = g.input("x", Role::Data, ty);
+    for name in weights {
+        let w = g.input(name, Role::Weight, Type::new(DType::F32, &[64]));
+        let w = g.broadcast_to(w, ty.shape).unwrap();
+        x = g.mul(x, w).unwrap();
+    }
+    let state = g.input("state", Role::State, ty);
+    let next = g.add(state, state).unwrap();
+    g.state(state, next);
+    let y = g.add(x, state).unwrap();
+    g.output("y", y);
+    g.check().unwrap()
+}
+
+fn program(build: &mut Build, lane: LaneId, rows: usize, weights: &[&str]) -> ProgramId {
+    let graph = graph(rows, weights);
+    let spec = ProgramSpec {
+        label: "removal",
+        token_count_max: rows as u32,
+        sequence_count_max: 1,
+        lane,
+        graph: &graph,
+        source: Some(Arc::new(Ones)),
+        choices: &Choices::default(),
+    };
+    build.program(&spec).unwrap()
+}
+
+#[test]
+fn shared_weights_stay_until_the_last_program() {
+    let mut build = build();
+    let lane = build.lane();
+    let small = program(&mut build, lane, 2, &["a"]);
+    let before = build.memory();
+    let large = program(&mut build, lane, 4, &["a", "b"]);
+    build.run(large, &[], Duration::ZERO).unwrap();
+    assert_eq!(build.memory().weights_bytes, 2 * before.weights_bytes);
+
+    build.remove(large).unwrap();
+    let after = build.memory();
+    assert_eq!(after.weights_bytes, before.weights_bytes);
+    assert_eq!(after.state_bytes, before.state_bytes);
+    build.write(small, 0, &[0; 4]).unwrap();
+    build.run(small, &[], Duration::ZERO).unwrap();
+
+    build.remove(small).unwrap();
+    assert_eq!(build.memory(), MemoryReport::default());
+}
+
+#[test]
+fn a_removed_program_is_refused_and_its_lane_serves_again() {
+    let mut build = build();
+    let lane = build.lane();
+    let first = program(&mut build, lane, 2, &["a"]);
+    let full = build.memory();
+    build.remove(first).unwrap();
+    assert!(matches!(build.remove(first), Err(RuntimeError::Removed { .. })));
+    assert!(matches!(build.run(first, &[], Duration::ZERO), Err(RuntimeError::Removed { .. })));
+    assert!(matches!(build.write(first, 0, &[0; 4]), Err(RuntimeError::NoBuffer { .. })));
+
+    let again = program(&mut build, lane, 2, &["a"]);
+    assert_ne!(first, again);
+    assert_eq!(build.memory(), full);
+    let mut session = build.seal().unwrap();
+    session.run(again, &[], Duration::ZERO).unwrap();
+}
