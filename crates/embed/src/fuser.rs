@@ -75,6 +75,15 @@ impl FuseMoE {
         self.source.file.digest()
     }
 
+    /// Removes every program; the next batch builds them anew.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+        let mut programs = self.programs.drain();
+        programs.try_for_each(|(_, it)| build.remove(it.id).map_err(device_error))
+    }
+
     /// The gate's smoothed weights and the mixtures of a batch.
     ///
     /// Shapes: each of `items` is `[8320]`.

@@ -1,7 +1,8 @@
 //! The pipeline of twelve models and their fusion, on one device, for one caller at a time.
-//!
 
-use std::collections::{BTreeMap, HashMap};
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use calor_runtime::{Build, LaneId};
@@ -13,13 +14,12 @@ use crate::embedding::{
 };
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::FuseMoE;
-use crate::fusion::FUSION_SEED_DEFAULT;
-use crate::hdc::{HdcEncoder, HdcMode};
+use crate::hdc::HdcEncoder;
 use crate::image_input::{ImageLimits, ImagePreparation, decode};
 use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
 use crate::profile::Profile;
-use crate::slots::{NeuralModel, NeuralText, SlotLimits, SlotVector};
+use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
 use crate::tokenizer::LongTokens;
 
@@ -70,48 +70,16 @@ pub struct PipelineOutput {
 #[derive(Debug)]
 pub struct PipelineCore {
     build: Build,
+    lane: LaneId,
     options: PipelineOptions,
     neural: Vec<NeuralModel>,
+    loaded: BTreeSet<ModelId>,
     fusion: Option<FuseMoE>,
     positional: TemporalPositional,
     hdc: HdcEncoder,
 }
 
 impl PipelineCore {
-    /// Opens every checkpoint and the fusion. Programs are built when they are first needed.
-    ///
-    /// # Errors
-    /// [`EmbeddingError::ModelLoadError`] and its kin for the first model that cannot be opened,
-    /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
-    pub fn open(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
-        let lane = build.lane();
-        let limits =
-            SlotLimits { batch_tokens_max: options.batch_tokens_max, long_text: options.long_text };
-        let mut neural = Vec::new();
-        for need in options.profile.needs(&options.models) {
-            let dir = options.checkpoints.get(need.name).ok_or(EmbeddingError::ConfigError {
-                field: "checkpoints",
-                value: need.name.into(),
-                want: "this checkpoint has no directory",
-            })?;
-            neural.push(NeuralModel::open(
-                &mut build,
-                lane,
-                options.profile,
-                need,
-                &options.models,
-                dir,
-                options.projection_file.as_ref(),
-                limits,
-            )?);
-        }
-        let all = options.models.len() == ModelId::iter().len();
-        let partial = options.missing == MissingModels::AllowPartial;
-        let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
-        let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
-        Ok(Self { build, options, neural, fusion, positional: TemporalPositional::new(), hdc })
-    }
-
     /// The device and its programs.
     pub fn build(&self) -> &Build {
         &self.build
@@ -143,22 +111,70 @@ impl PipelineCore {
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
         let watch = Stopwatch::start();
-        let mut drafts: Vec<EmbeddingResult<Draft>> =
-            inputs.iter().map(|input| self.admit(input, now_s)).collect();
-        for index in 0..self.neural.len() {
-            self.run_texts(index, &mut drafts)?;
-            self.run_images(index, &mut drafts)?;
-        }
+        let wanted = self.loaded.clone();
+        let drafts = self.drafts(&wanted, inputs, now_s)?;
         let mut outputs: Vec<EmbeddingResult<PipelineOutput>> =
             drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect();
         self.fuse(&mut outputs, watch)?;
         Ok(outputs)
     }
 
+    /// Embeds inputs with one model. A bad item fails alone; the results are in the inputs'
+    /// order.
+    ///
+    /// # Errors
+    /// Of the whole call: [`EmbeddingError::ModelNotLoaded`], and what the device says.
+    pub fn embed_model(
+        &mut self,
+        model_id: ModelId,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>> {
+        if !self.is_loaded(model_id) {
+            return Err(EmbeddingError::ModelNotLoaded { model_id });
+        }
+        let drafts = self.drafts(&BTreeSet::from([model_id]), inputs, now_s)?;
+        let results = inputs.iter().zip(drafts).map(|(input, draft)| {
+            input.require_support(model_id)?;
+            let (slot, latency_us) = draft?
+                .slots
+                .remove(&model_id)
+                .ok_or(EmbeddingError::UnsupportedModality { model_id, kind: input.kind() })?;
+            Ok(embedding(model_id, slot.vector, latency_us))
+        });
+        Ok(results.collect())
+    }
+
+    /// Inputs with the slots of the wanted models.
+    fn drafts(
+        &mut self,
+        wanted: &BTreeSet<ModelId>,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<Draft>>> {
+        let mut drafts: Vec<EmbeddingResult<Draft>> =
+            inputs.iter().map(|input| self.admit(wanted, input, now_s)).collect();
+        for index in 0..self.neural.len() {
+            if self.neural[index].models().iter().any(|it| wanted.contains(it)) {
+                self.run_texts(index, wanted, &mut drafts)?;
+                self.run_images(index, &mut drafts)?;
+            }
+        }
+        Ok(drafts)
+    }
+
     /// Checks an input and computes the models that are arithmetic.
-    fn admit(&self, input: &ModelInput, now_s: i64) -> EmbeddingResult<Draft> {
+    fn admit(
+        &self,
+        wanted: &BTreeSet<ModelId>,
+        input: &ModelInput,
+        now_s: i64,
+    ) -> EmbeddingResult<Draft> {
         let admitted = AdmittedInput::new(input.clone(), &self.options.limits)?;
-        let wanted = |model: ModelId| self.options.models.contains(&model);
+        let takes_images = |it: &NeuralModel| {
+            it.takes_images() && it.models().iter().any(|it| wanted.contains(it))
+        };
+        let wanted = |model: ModelId| wanted.contains(&model);
         let kind = admitted.input().kind();
         let mut slots = BTreeMap::new();
         let mut flags = ResultFlags { truncated: admitted.truncated(), ..ResultFlags::default() };
@@ -193,7 +209,7 @@ impl PipelineCore {
                 }
             }
             InputKind::Image => {
-                if !self.neural.iter().any(NeuralModel::takes_images) {
+                if !self.neural.iter().any(takes_images) {
                     return Err(EmbeddingError::UnsupportedModality {
                         model_id: ModelId::Multimodal,
                         kind,
@@ -214,6 +230,7 @@ impl PipelineCore {
     fn run_texts(
         &mut self,
         index: usize,
+        wanted: &BTreeSet<ModelId>,
         drafts: &mut [EmbeddingResult<Draft>],
     ) -> EmbeddingResult<()> {
         let watch = Stopwatch::start();
@@ -230,7 +247,7 @@ impl PipelineCore {
         if texts.is_empty() {
             return Ok(());
         }
-        let results = self.neural[index].embed(&mut self.build, &texts)?;
+        let results = self.neural[index].embed(&mut self.build, &texts, wanted)?;
         let latency_us = watch.elapsed_ns() / 1000 / results.len() as u64;
         for (place, result) in at.into_iter().zip(results) {
             add(&mut drafts[place], result, latency_us);
@@ -280,13 +297,7 @@ impl PipelineCore {
             flags.latency_exceeded |= model_id.latency_budget_ms() * 1000 < latency_us;
             sparse = slot.sparse.or(sparse);
             tokens = slot.tokens.or(tokens);
-            embeddings.set(ModelEmbedding {
-                model_id,
-                vector: slot.vector,
-                latency_us,
-                attention_weights: None,
-                is_projected: model_id.slot_dimension() != model_id.native_dimension(),
-            })?;
+            embeddings.set(embedding(model_id, slot.vector, latency_us))?;
         }
         flags.partial = !embeddings.is_complete();
         Ok(PipelineOutput { embeddings, fused: None, sparse, tokens, flags })
@@ -337,6 +348,11 @@ struct Draft {
     flags: ResultFlags,
 }
 
+fn embedding(model_id: ModelId, vector: Vec<f32>, latency_us: u64) -> ModelEmbedding {
+    let is_projected = model_id.slot_dimension() != model_id.native_dimension();
+    ModelEmbedding { model_id, vector, latency_us, attention_weights: None, is_projected }
+}
+
 fn add(
     draft: &mut EmbeddingResult<Draft>,
     result: EmbeddingResult<BTreeMap<ModelId, SlotVector>>,
@@ -370,17 +386,4 @@ fn pixels(
     let mut out = vec![0.0; preparation.element_count()];
     preparation.normalize_into(&cropped, &mut out);
     Ok(out)
-}
-
-fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseMoE> {
-    let config = options.profile.fusion();
-    let path = &options.fusion_file;
-    if !path.is_file() {
-        if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent)
-                .map_err(|source| EmbeddingError::IoError { path: parent.into(), source })?;
-        }
-        config.save_seeded(FUSION_SEED_DEFAULT, path)?;
-    }
-    FuseMoE::open(config, path, lane)
 }

@@ -1,31 +1,24 @@
 //! The neural slots of a profile: towers, their tokenizers, and what each model makes of a row.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod open;
 
-use calor_runtime::{Build, LaneId};
-use calor_weights::{Checkpoint, Head, ModelConfig, Weights};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint_source::CheckpointSource;
+use calor_runtime::Build;
+
 use crate::embedding::{SparseVector, TokenMatrix, normalize_l2};
-use crate::encoder::{Pooling, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::input::Role;
 use crate::lexical::lexical_vector;
 use crate::model_id::ModelId;
-use crate::packing::{Bucket, PackItem};
-use crate::profile::{Need, Profile};
-use crate::projection::{GaussianRows, OrthonormalMap, SparseProjection, pad_with_zeros};
-use crate::tokenizer::{
-    ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenLimit, e5_prefix,
-};
-use crate::tower::{ImageTower, TextTower, TextTowerSpec, end_of_text};
+use crate::packing::PackItem;
+use crate::profile::Need;
+use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
+use crate::tokenizer::{ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
+use crate::tower::{ImageTower, TextTower, weights_bytes};
 
 /// Seed of the fixed orthonormal maps; each model has its own stream.
 const MAP_SEED: u64 = 42;
-/// Rows of the sparse projection that are kept in memory.
-const SPARSE_ROWS_MAX: usize = 4096;
 
 /// What a neural model makes of one input.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,118 +71,10 @@ struct Prepared {
     truncated: bool,
 }
 
-/// Limits that a pipeline gives its models.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotLimits {
-    pub(crate) batch_tokens_max: usize,
-    pub(crate) long_text: LongTokens,
-}
+/// Rows and their length of an output of a tower, by its name.
+type RowsOf<'f, 'r> = &'f dyn Fn(&str) -> Option<(&'r [f32], usize)>;
 
 impl NeuralModel {
-    pub(crate) fn open(
-        build: &mut Build,
-        lane: LaneId,
-        profile: Profile,
-        need: Need,
-        wanted: &[ModelId],
-        dir: &Path,
-        projection_file: Option<&PathBuf>,
-        limits: SlotLimits,
-    ) -> EmbeddingResult<Self> {
-        let models: Vec<ModelId> =
-            need.models.iter().copied().filter(|it| wanted.contains(it)).collect();
-        let model_id = models.first().copied();
-        let failed = |part: String| {
-            move |source: calor_weights::WeightsError| EmbeddingError::ModelLoadError {
-                model_id,
-                part,
-                source: Box::new(source),
-            }
-        };
-        let place = dir.display().to_string();
-        let checkpoint = Checkpoint::open(dir).map_err(failed(place.clone()))?;
-        let config = checkpoint.config().map_err(failed("config.json".into()))?;
-        let tokenizer = TextTokenizer::from_file(&dir.join("tokenizer.json"))?;
-        let weights = Weights::bind(checkpoint, &config).map_err(failed(place))?;
-        let head = weights.head();
-        let trunk = profile == Profile::Mini;
-        let mut source = CheckpointSource::new(Arc::new(weights));
-        let Some(encoder) = config.text.clone() else {
-            return Err(EmbeddingError::ConfigError {
-                field: "checkpoint",
-                value: need.name.into(),
-                want: "it has no text encoder",
-            });
-        };
-        let outputs = if trunk {
-            let outputs = trunk_outputs(&models);
-            for slot in outputs.slots.iter().chain(&outputs.token_slot) {
-                let model = models.iter().find(|it| slot_name(**it) == slot.name);
-                let seed = MAP_SEED + model.map_or(0, |it| it.index() as u64);
-                let map = OrthonormalMap::new(seed, encoder.hidden_len, slot.out_len)?;
-                let name = format!("project.{}", slot.name);
-                source = source.with(&name, Arc::new(map.matrix().to_vec()));
-            }
-            outputs
-        } else {
-            model_outputs(model_id, head, &config)
-        };
-        let source = Arc::new(source);
-        let own = [encoder.max_tokens, models.iter().filter_map(|it| it.max_tokens()).max()];
-        let sequence_tokens_max =
-            own.into_iter().flatten().min().unwrap_or(512).min(Bucket::TOKENS_MAX);
-        let limit =
-            TokenLimit { token_count_max: sequence_tokens_max, long_text: limits.long_text };
-        let native = native_len(&outputs, head, &encoder);
-        let sparse = models
-            .contains(&ModelId::Sparse)
-            .then(|| sparse_projection(encoder.vocab_count, projection_file))
-            .transpose()?;
-        let map = match model_id {
-            Some(ModelId::Sparse | ModelId::LateInteraction) | None => None,
-            Some(model) if trunk || native == model.slot_dimension() => {
-                let _ = model;
-                None
-            }
-            Some(ModelId::Code) if native == ModelId::Code.native_dimension() => None,
-            Some(model) => {
-                let seed = MAP_SEED + model.index() as u64;
-                Some(OrthonormalMap::new(seed, native, model.slot_dimension())?)
-            }
-        };
-        let image = match (&config.vision, head) {
-            (Some(vision), Head::SharedProjection { out_len }) => {
-                let source = source.clone();
-                Some(ImageTower::new(need.name, vision.clone(), Some(out_len), true, source, lane))
-            }
-            _ => None,
-        };
-        let tokens = match head {
-            Head::TokenProjection { .. } => {
-                let reference = ColbertOptions::REFERENCE;
-                let document_len_max = reference.document_len_max.min(sequence_tokens_max);
-                let options = ColbertOptions { document_len_max, ..reference };
-                Tokens::Colbert(ColbertTokenizer::new(tokenizer, options)?)
-            }
-            Head::None
-            | Head::MaskedLm
-            | Head::FirstTokenProjection { .. }
-            | Head::SharedProjection { .. } => Tokens::Plain(tokenizer),
-        };
-        let spec = TextTowerSpec {
-            label: need.name.into(),
-            config: encoder,
-            head,
-            prefix: if config.vision.is_some() { "text." } else { "" },
-            outputs,
-            source,
-            batch_tokens_max: limits.batch_tokens_max,
-            sequence_tokens_max,
-        };
-        let tower = TextTower::new(build, lane, spec)?;
-        Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
-    }
-
     pub(crate) fn models(&self) -> &[ModelId] {
         &self.models
     }
@@ -206,11 +91,24 @@ impl NeuralModel {
         self.image.is_some()
     }
 
-    /// What every model of the checkpoint makes of each text.
+    /// Gives the device memory of every program back.
+    pub(crate) fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+        self.tower.release(build)?;
+        self.image.as_mut().map_or(Ok(()), |it| it.release(build))
+    }
+
+    /// Device bytes of the weights that its programs bind.
+    pub(crate) fn weights_bytes(&self, build: &Build) -> u64 {
+        let images = self.image.iter().flat_map(ImageTower::programs);
+        weights_bytes(build, self.tower.programs().chain(images))
+    }
+
+    /// What each wanted model of the checkpoint makes of each text.
     pub(crate) fn embed(
         &mut self,
         build: &mut Build,
         texts: &[NeuralText<'_>],
+        wanted: &BTreeSet<ModelId>,
     ) -> EmbeddingResult<Vec<EmbeddingResult<BTreeMap<ModelId, SlotVector>>>> {
         let prepared: Vec<EmbeddingResult<Prepared>> =
             texts.iter().map(|it| self.prepare(it)).collect();
@@ -225,7 +123,7 @@ impl NeuralModel {
                 let output = outputs.iter().find(|it| it.name == name)?;
                 Some((output.items[at].as_slice(), output.row_len))
             };
-            self.slots(good[at], &of)
+            self.slots(good[at], wanted, &of)
         });
         let lost = || EmbeddingError::InternalError { place: "tower rows", source: None };
         let mut results = Vec::with_capacity(prepared.len());
@@ -302,12 +200,13 @@ impl NeuralModel {
     fn slots<'r>(
         &self,
         item: &Prepared,
-        of: &dyn Fn(&str) -> Option<(&'r [f32], usize)>,
+        wanted: &BTreeSet<ModelId>,
+        of: RowsOf<'_, 'r>,
     ) -> EmbeddingResult<BTreeMap<ModelId, SlotVector>> {
         let lost = || EmbeddingError::InternalError { place: "tower outputs", source: None };
         let truncated = item.truncated;
         let mut out = BTreeMap::new();
-        for model in self.models.iter().copied() {
+        for model in self.models.iter().copied().filter(|it| wanted.contains(it)) {
             let mut made = SlotVector { vector: Vec::new(), sparse: None, tokens: None, truncated };
             match model {
                 ModelId::Sparse => {
@@ -389,60 +288,4 @@ fn kept(rows: &[f32], row_len: usize, keep: &[bool]) -> Vec<f32> {
 /// The output of a model's own map of the trunk.
 fn slot_name(model: ModelId) -> String {
     format!("slot.{}", model.as_str())
-}
-
-/// One run of the trunk serves every slot that is a map of its mean, and E12's rows.
-fn trunk_outputs(models: &[ModelId]) -> TextOutputs {
-    let map =
-        |model: &ModelId| SlotMap { name: slot_name(*model), out_len: model.slot_dimension() };
-    let mean = |it: &&ModelId| !matches!(it, ModelId::Sparse | ModelId::LateInteraction);
-    TextOutputs {
-        pooling: Pooling::Mean,
-        project: false,
-        normalize: true,
-        slots: models.iter().filter(mean).map(map).collect(),
-        token_slot: models.iter().find(|it| **it == ModelId::LateInteraction).map(map),
-    }
-}
-
-fn model_outputs(model: Option<ModelId>, head: Head, config: &ModelConfig) -> TextOutputs {
-    let pooling = match (model, head) {
-        (Some(ModelId::Sparse), _) => Pooling::Splade,
-        (_, Head::TokenProjection { .. }) => Pooling::None,
-        (_, Head::FirstTokenProjection { .. }) => Pooling::First,
-        (_, Head::SharedProjection { .. }) => {
-            Pooling::Eos { id: config.text.as_ref().map_or(0, end_of_text) }
-        }
-        (_, Head::None | Head::MaskedLm) => Pooling::Mean,
-    };
-    let normalize = pooling != Pooling::Splade;
-    TextOutputs { pooling, project: true, normalize, slots: Vec::new(), token_slot: None }
-}
-
-fn native_len(outputs: &TextOutputs, head: Head, encoder: &calor_weights::EncoderConfig) -> usize {
-    match (outputs.pooling, head) {
-        (Pooling::Splade, _) => encoder.vocab_count,
-        (
-            _,
-            Head::TokenProjection { out_len }
-            | Head::FirstTokenProjection { out_len }
-            | Head::SharedProjection { out_len },
-        ) => out_len,
-        (_, Head::None | Head::MaskedLm) => encoder.hidden_len,
-    }
-}
-
-fn sparse_projection(
-    vocab_count: usize,
-    file: Option<&PathBuf>,
-) -> EmbeddingResult<SparseProjection> {
-    let rows = GaussianRows::new(
-        crate::projection::PROJECTION_SEED_DEFAULT,
-        vocab_count,
-        ModelId::Sparse.slot_dimension(),
-    )?;
-    match file {
-        Some(file) if file.is_file() => SparseProjection::open(rows, file, SPARSE_ROWS_MAX),
-        Some(_) | None => Ok(SparseProjection::generated(rows, SPARSE_ROWS_MAX)),
-    }
 }

@@ -1,12 +1,14 @@
 //! An encoder on a device: a program for each bucket, made when it is first needed, and packed
 //! batches through them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use calor_ir::CheckedGraph;
-use calor_runtime::{Build, Choices, LaneId, ProgramId, ProgramSpec, RuntimeError, WeightSource};
+use calor_runtime::{
+    Build, Choices, LaneId, Place, PlanStep, ProgramId, ProgramSpec, RuntimeError, WeightSource,
+};
 use calor_weights::{EncoderConfig, Head, Position, VisionConfig};
 
 use crate::encoder::{Pooling, TextOutputs, image_graph, text_graph};
@@ -27,6 +29,23 @@ pub(crate) fn device_error(source: RuntimeError) -> EmbeddingError {
 /// A graph that does not build is a bug: configurations are checked before.
 pub(crate) fn graph_error(source: calor_ir::GraphError) -> EmbeddingError {
     EmbeddingError::InternalError { place: "encoder graph", source: Some(Box::new(source)) }
+}
+
+/// Device bytes of the weights that the steps of programs read, each counted once.
+pub(crate) fn weights_bytes(build: &Build, programs: impl Iterator<Item = ProgramId>) -> u64 {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for program in programs {
+        let plan = build.plan(program);
+        for span in plan.steps.iter().flat_map(PlanStep::reads) {
+            let Place::Buffer(index) = span.place else { continue };
+            let row = &plan.buffers[index as usize];
+            if row.key.is_some_and(|key| seen.insert(key)) {
+                bytes += row.size_bytes();
+            }
+        }
+    }
+    bytes
 }
 
 /// What a text tower is made of.
@@ -152,6 +171,20 @@ impl TextTower {
         self.spec.sequence_tokens_max
     }
 
+    /// Its programs.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = ProgramId> {
+        self.programs.values().map(|it| it.id)
+    }
+
+    /// Removes every program; the next run builds them anew.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+        let mut programs = self.programs.drain();
+        programs.try_for_each(|(_, it)| build.remove(it.id).map_err(device_error))
+    }
+
     /// Builds the program of a bucket unless it is there.
     ///
     /// # Errors
@@ -219,8 +252,7 @@ impl TextTower {
         let batches = close_batches(&lengths, budget, PackOrder::LongestFirst)?;
         let mut all: Vec<TowerOutput> = Vec::new();
         for batch in &batches {
-            let part: Vec<PackItem<'_>> =
-                batch.item_indexes.iter().map(|at| items[*at].clone()).collect();
+            let part: Vec<PackItem<'_>> = batch.item_indexes.iter().map(|at| items[*at]).collect();
             let outputs = self.run_batch(build, &part, batch.token_count)?;
             if all.is_empty() {
                 all = outputs
@@ -432,6 +464,20 @@ impl ImageTower {
     /// The tower's configuration.
     pub fn config(&self) -> &VisionConfig {
         &self.config
+    }
+
+    /// Its programs.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = ProgramId> {
+        self.programs.values().map(|(id, ..)| *id)
+    }
+
+    /// Removes every program; the next run builds them anew.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+        let mut programs = self.programs.drain();
+        programs.try_for_each(|(_, (id, ..))| build.remove(id).map_err(device_error))
     }
 
     /// One vector for each image.

@@ -1,0 +1,142 @@
+//! Opening a pipeline, and loading and unloading its models.
+
+use std::collections::BTreeSet;
+
+use calor_runtime::{Build, LaneId};
+
+use super::{HDC_SEED_DEFAULT, PipelineCore, PipelineOptions};
+use crate::embedding::MissingModels;
+use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::fuser::FuseMoE;
+use crate::fusion::FUSION_SEED_DEFAULT;
+use crate::hdc::{HdcEncoder, HdcMode};
+use crate::model_id::ModelId;
+use crate::slots::NeuralModel;
+use crate::temporal::TemporalPositional;
+
+impl PipelineCore {
+    /// Opens the fusion and loads every model that the options name. Programs are built when
+    /// they are first needed.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::ModelLoadError`] and its kin for the first model that cannot be opened,
+    /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
+    pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        let mut core = Self::unloaded(build, options)?;
+        for model_id in core.options.models.clone() {
+            if !core.is_loaded(model_id) {
+                core.load(model_id)?;
+            }
+        }
+        Ok(core)
+    }
+
+    /// Opens the fusion and no model yet: [`PipelineCore::load`] does that, one by one.
+    ///
+    /// # Errors
+    /// When the fusion's weights cannot be read or made.
+    pub fn unloaded(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        let lane = build.lane();
+        let all = ModelId::iter().all(|it| options.models.contains(&it));
+        let partial = options.missing == MissingModels::AllowPartial;
+        let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
+        let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
+        Ok(Self {
+            build,
+            lane,
+            options,
+            neural: Vec::new(),
+            loaded: BTreeSet::new(),
+            fusion,
+            positional: TemporalPositional::new(),
+            hdc,
+        })
+    }
+
+    /// Models that answer, in slot order.
+    pub fn loaded(&self) -> impl Iterator<Item = ModelId> {
+        self.loaded.iter().copied()
+    }
+
+    /// Whether the model answers.
+    pub fn is_loaded(&self, model_id: ModelId) -> bool {
+        self.loaded.contains(&model_id)
+    }
+
+    /// Loads a model that the options name. A trunk is opened with the first model that it
+    /// serves.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::ModelNotFound`] for a model that the options do not name,
+    /// [`EmbeddingError::ModelAlreadyLoaded`], and as [`PipelineCore::open`]. Nothing has changed
+    /// then.
+    pub fn load(&mut self, model_id: ModelId) -> EmbeddingResult<()> {
+        if !self.options.models.contains(&model_id) {
+            return Err(EmbeddingError::ModelNotFound { name: model_id.as_str().into() });
+        }
+        if self.is_loaded(model_id) {
+            return Err(EmbeddingError::ModelAlreadyLoaded { model_id });
+        }
+        for need in self.options.profile.needs(&[model_id]) {
+            if self.neural.iter().any(|it| it.name() == need.name) {
+                continue;
+            }
+            let (build, options) = (&mut self.build, &self.options);
+            self.neural.push(NeuralModel::open(build, self.lane, need, options)?);
+        }
+        self.loaded.insert(model_id);
+        Ok(())
+    }
+
+    /// Unloads a model and gives its memory back. A trunk goes with the last model that it
+    /// serves, and the fusion's programs go as soon as nothing can be fused.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::ModelNotLoaded`], and what the device says; the model is unloaded then
+    /// all the same.
+    pub fn unload(&mut self, model_id: ModelId) -> EmbeddingResult<()> {
+        if !self.loaded.remove(&model_id) {
+            return Err(EmbeddingError::ModelNotLoaded { model_id });
+        }
+        let Self { build, neural, loaded, .. } = self;
+        let idle = |it: &mut NeuralModel| !it.models().iter().any(|it| loaded.contains(it));
+        let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();
+        let results: Vec<_> = unused.into_iter().map(|mut it| it.release(build)).collect();
+        let refused = self.options.missing == MissingModels::Refuse;
+        if let Some(fusion) = &mut self.fusion
+            && (refused || self.loaded.is_empty())
+        {
+            fusion.release(&mut self.build)?;
+        }
+        results.into_iter().collect()
+    }
+
+    /// Unloads everything.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn unload_all(&mut self) -> EmbeddingResult<()> {
+        let loaded: Vec<ModelId> = self.loaded().collect();
+        loaded.into_iter().try_for_each(|it| self.unload(it))
+    }
+
+    /// Device bytes of the weights that a model's programs bind; a trunk counts in full for each
+    /// model that it serves. Nothing for arithmetic models and before the first run.
+    pub fn model_bytes(&self, model_id: ModelId) -> u64 {
+        let model = self.neural.iter().find(|it| it.models().contains(&model_id));
+        model.filter(|_| self.is_loaded(model_id)).map_or(0, |it| it.weights_bytes(&self.build))
+    }
+}
+
+fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseMoE> {
+    let config = options.profile.fusion();
+    let path = &options.fusion_file;
+    if !path.is_file() {
+        if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| EmbeddingError::IoError { path: parent.into(), source })?;
+        }
+        config.save_seeded(FUSION_SEED_DEFAULT, path)?;
+    }
+    FuseMoE::open(config, path, lane)
+}

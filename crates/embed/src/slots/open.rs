@@ -1,0 +1,215 @@
+//! Opening a checkpoint for the slots that it serves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calor_runtime::{Build, LaneId};
+use calor_weights::{Checkpoint, EncoderConfig, Head, ModelConfig, Weights};
+
+use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
+use crate::checkpoint_source::CheckpointSource;
+use crate::encoder::{Pooling, SlotMap, TextOutputs};
+use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::model_id::ModelId;
+use crate::packing::Bucket;
+use crate::pipeline::PipelineOptions;
+use crate::profile::{Need, Profile};
+use crate::projection::{GaussianRows, OrthonormalMap, SparseProjection};
+use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit};
+use crate::tower::{ImageTower, TextTower, TextTowerSpec, end_of_text};
+
+/// Rows of the sparse projection that are kept in memory.
+const SPARSE_ROWS_MAX: usize = 4096;
+
+impl NeuralModel {
+    /// Opens the checkpoint of a need for the models that the options name.
+    pub(crate) fn open(
+        build: &mut Build,
+        lane: LaneId,
+        need: Need,
+        options: &PipelineOptions,
+    ) -> EmbeddingResult<Self> {
+        let models: Vec<ModelId> =
+            need.models.iter().copied().filter(|it| options.models.contains(it)).collect();
+        let model_id = models.first().copied();
+        let (weights, config, tokenizer) = read(directory(need, options)?, model_id)?;
+        let head = weights.head();
+        let trunk = options.profile == Profile::Mini;
+        let mut source = CheckpointSource::new(Arc::new(weights));
+        let Some(encoder) = config.text.clone() else {
+            return Err(EmbeddingError::ConfigError {
+                field: "checkpoint",
+                value: need.name.into(),
+                want: "it has no text encoder",
+            });
+        };
+        let outputs = if trunk {
+            let outputs = trunk_outputs(&models);
+            source = with_maps(source, &models, &outputs, encoder.hidden_len)?;
+            outputs
+        } else {
+            model_outputs(model_id, head, &config)
+        };
+        let source = Arc::new(source);
+        let own = [encoder.max_tokens, models.iter().filter_map(|it| it.max_tokens()).max()];
+        let sequence_tokens_max =
+            own.into_iter().flatten().min().unwrap_or(512).min(Bucket::TOKENS_MAX);
+        let limit =
+            TokenLimit { token_count_max: sequence_tokens_max, long_text: options.long_text };
+        let native = native_len(&outputs, head, &encoder);
+        let sparse = models
+            .contains(&ModelId::Sparse)
+            .then(|| sparse_projection(encoder.vocab_count, options.projection_file.as_ref()))
+            .transpose()?;
+        let map = if trunk { None } else { host_map(model_id, native)? };
+        let image = match (&config.vision, head) {
+            (Some(vision), Head::SharedProjection { out_len }) => {
+                let source = source.clone();
+                Some(ImageTower::new(need.name, vision.clone(), Some(out_len), true, source, lane))
+            }
+            _ => None,
+        };
+        let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
+        let spec = TextTowerSpec {
+            label: need.name.into(),
+            config: encoder,
+            head,
+            prefix: if config.vision.is_some() { "text." } else { "" },
+            outputs,
+            source,
+            batch_tokens_max: options.batch_tokens_max,
+            sequence_tokens_max,
+        };
+        let tower = TextTower::new(build, lane, spec)?;
+        Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
+    }
+}
+
+fn directory(need: Need, options: &PipelineOptions) -> EmbeddingResult<&Path> {
+    let dir = options.checkpoints.get(need.name).ok_or(EmbeddingError::ConfigError {
+        field: "checkpoints",
+        value: need.name.into(),
+        want: "this checkpoint has no directory",
+    })?;
+    Ok(dir)
+}
+
+fn read(
+    dir: &Path,
+    model_id: Option<ModelId>,
+) -> EmbeddingResult<(Weights, ModelConfig, TextTokenizer)> {
+    let failed = |part: String| {
+        move |source: calor_weights::WeightsError| EmbeddingError::ModelLoadError {
+            model_id,
+            part,
+            source: Box::new(source),
+        }
+    };
+    let place = dir.display().to_string();
+    let checkpoint = Checkpoint::open(dir).map_err(failed(place.clone()))?;
+    let config = checkpoint.config().map_err(failed("config.json".into()))?;
+    let tokenizer = TextTokenizer::from_file(&dir.join("tokenizer.json"))?;
+    let weights = Weights::bind(checkpoint, &config).map_err(failed(place))?;
+    Ok((weights, config, tokenizer))
+}
+
+/// The fixed maps of a trunk's slots as weights of its graph.
+fn with_maps(
+    mut source: CheckpointSource,
+    models: &[ModelId],
+    outputs: &TextOutputs,
+    hidden_len: usize,
+) -> EmbeddingResult<CheckpointSource> {
+    for slot in outputs.slots.iter().chain(&outputs.token_slot) {
+        let model = models.iter().find(|it| slot_name(**it) == slot.name);
+        let seed = MAP_SEED + model.map_or(0, |it| it.index() as u64);
+        let map = OrthonormalMap::new(seed, hidden_len, slot.out_len)?;
+        let name = format!("project.{}", slot.name);
+        source = source.with(&name, Arc::new(map.matrix().to_vec()));
+    }
+    Ok(source)
+}
+
+/// The map of a native vector whose size is neither its slot's nor the published one.
+fn host_map(model: Option<ModelId>, native: usize) -> EmbeddingResult<Option<OrthonormalMap>> {
+    match model {
+        Some(ModelId::Sparse | ModelId::LateInteraction) | None => Ok(None),
+        Some(model) if native == model.slot_dimension() => Ok(None),
+        Some(ModelId::Code) if native == ModelId::Code.native_dimension() => Ok(None),
+        Some(model) => {
+            let seed = MAP_SEED + model.index() as u64;
+            OrthonormalMap::new(seed, native, model.slot_dimension()).map(Some)
+        }
+    }
+}
+
+fn tokens_of(tokenizer: TextTokenizer, head: Head, len_max: usize) -> EmbeddingResult<Tokens> {
+    match head {
+        Head::TokenProjection { .. } => {
+            let reference = ColbertOptions::REFERENCE;
+            let document_len_max = reference.document_len_max.min(len_max);
+            let options = ColbertOptions { document_len_max, ..reference };
+            Ok(Tokens::Colbert(ColbertTokenizer::new(tokenizer, options)?))
+        }
+        Head::None
+        | Head::MaskedLm
+        | Head::FirstTokenProjection { .. }
+        | Head::SharedProjection { .. } => Ok(Tokens::Plain(tokenizer)),
+    }
+}
+
+/// One run of the trunk serves every slot that is a map of its mean, and E12's rows.
+fn trunk_outputs(models: &[ModelId]) -> TextOutputs {
+    let map =
+        |model: &ModelId| SlotMap { name: slot_name(*model), out_len: model.slot_dimension() };
+    let mean = |it: &&ModelId| !matches!(it, ModelId::Sparse | ModelId::LateInteraction);
+    TextOutputs {
+        pooling: Pooling::Mean,
+        project: false,
+        normalize: true,
+        slots: models.iter().filter(mean).map(map).collect(),
+        token_slot: models.iter().find(|it| **it == ModelId::LateInteraction).map(map),
+    }
+}
+
+fn model_outputs(model: Option<ModelId>, head: Head, config: &ModelConfig) -> TextOutputs {
+    let pooling = match (model, head) {
+        (Some(ModelId::Sparse), _) => Pooling::Splade,
+        (_, Head::TokenProjection { .. }) => Pooling::None,
+        (_, Head::FirstTokenProjection { .. }) => Pooling::First,
+        (_, Head::SharedProjection { .. }) => {
+            config.text.as_ref().map_or(Pooling::Last, end_of_text)
+        }
+        (_, Head::None | Head::MaskedLm) => Pooling::Mean,
+    };
+    let normalize = pooling != Pooling::Splade;
+    TextOutputs { pooling, project: true, normalize, slots: Vec::new(), token_slot: None }
+}
+
+fn native_len(outputs: &TextOutputs, head: Head, encoder: &EncoderConfig) -> usize {
+    match (outputs.pooling, head) {
+        (Pooling::Splade, _) => encoder.vocab_count,
+        (
+            _,
+            Head::TokenProjection { out_len }
+            | Head::FirstTokenProjection { out_len }
+            | Head::SharedProjection { out_len },
+        ) => out_len,
+        (_, Head::None | Head::MaskedLm) => encoder.hidden_len,
+    }
+}
+
+fn sparse_projection(
+    vocab_count: usize,
+    file: Option<&PathBuf>,
+) -> EmbeddingResult<SparseProjection> {
+    let rows = GaussianRows::new(
+        crate::projection::PROJECTION_SEED_DEFAULT,
+        vocab_count,
+        ModelId::Sparse.slot_dimension(),
+    )?;
+    match file {
+        Some(file) if file.is_file() => SparseProjection::open(rows, file, SPARSE_ROWS_MAX),
+        Some(_) | None => Ok(SparseProjection::generated(rows, SPARSE_ROWS_MAX)),
+    }
+}
