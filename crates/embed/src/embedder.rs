@@ -159,7 +159,9 @@ impl CheckpointEmbedder {
                 pooling,
                 project: match head {
                     Head::FirstTokenProjection { .. } => pooling == Pooling::First,
-                    Head::SharedProjection { .. } => matches!(pooling, Pooling::Eos { .. }),
+                    Head::SharedProjection { .. } => {
+                        matches!(pooling, Pooling::Eos { .. } | Pooling::LargestId)
+                    }
                     Head::TokenProjection { .. } => true,
                     Head::None | Head::MaskedLm => false,
                 },
@@ -405,12 +407,12 @@ fn kept_rows(rows: &[f32], row_len: usize, keep: &[bool]) -> Vec<f32> {
     kept.flat_map(|(row, _)| row.iter().copied()).collect()
 }
 
-fn chosen(choice: PoolingChoice, eos: u32) -> Pooling {
+fn chosen(choice: PoolingChoice, eos: Pooling) -> Pooling {
     match choice {
         PoolingChoice::Mean => Pooling::Mean,
         PoolingChoice::First => Pooling::First,
         PoolingChoice::Last => Pooling::Last,
-        PoolingChoice::Eos => Pooling::Eos { id: eos },
+        PoolingChoice::Eos => eos,
         PoolingChoice::Max => Pooling::Max,
         PoolingChoice::Splade => Pooling::Splade,
         PoolingChoice::None => Pooling::None,

@@ -10,7 +10,7 @@
 
 use calor_ir::nn::{self, AttentionOptions, PoolKind, RopeStyle};
 use calor_ir::{
-    Binary, CheckedGraph, DType, Graph, GraphError, Literal, Prim, Role, Shape, Type, ValueId,
+    Binary, CheckedGraph, DType, Fold, Graph, GraphError, Literal, Prim, Role, Shape, Type, ValueId,
 };
 use calor_weights::{Activation, EncoderConfig, Head, Norm, Position, RelativeBias, VisionConfig};
 
@@ -39,6 +39,9 @@ pub enum Pooling {
         /// The token.
         id: u32,
     },
+    /// The row of the first of the largest ids: where CLIP's published configuration names a
+    /// legacy end of text (2), its text ends at the largest id, 49407.
+    LargestId,
     /// The largest value of each column.
     Max,
     /// Term weights over the vocabulary, from the masked-language-model head.
@@ -474,6 +477,10 @@ impl Builder<'_> {
                 let ids = rows.ids.unwrap_or(rows.lo);
                 nn::pool_eos(g, x, ids, lo, hi, id as i32)?
             }
+            Pooling::LargestId => {
+                let row = largest_id_row(g, rows)?;
+                g.gather(x, 0, row)?
+            }
             Pooling::Splade => self.splade(x, rows)?,
         };
         if let (true, Head::FirstTokenProjection { out_len } | Head::SharedProjection { out_len }) =
@@ -519,6 +526,28 @@ impl Builder<'_> {
         let (lo, hi) = (rows.seg_lo, rows.seg_hi);
         nn::splade_pool(&mut self.g, x, [weight, bias], lo, hi, SPLADE_CHUNK_LEN)
     }
+}
+
+/// The first row of each sequence that holds its largest id, `i32 [N]`.
+fn largest_id_row(g: &mut Graph, rows: &Rows) -> Made {
+    let ids = rows.ids.unwrap_or(rows.lo);
+    let n = g.shape(rows.seg_lo).element_count();
+    let sizes = [n, rows.count];
+    let row = g.iota(DType::I32, &sizes, 1)?;
+    let lo = g.reshape(rows.seg_lo, &[n, 1])?;
+    let hi = g.reshape(rows.seg_hi, &[n, 1])?;
+    let after = g.binary(Binary::Le, lo, row)?;
+    let before = g.binary(Binary::Lt, row, hi)?;
+    let inside = g.binary(Binary::And, after, before)?;
+    let ids = g.reshape(ids, &[1, rows.count])?;
+    let nothing = g.scalar(DType::I32, -1.0)?;
+    let own = g.select(inside, ids, nothing)?;
+    let largest = g.reduce_rows(Fold::Max, own)?;
+    let is_largest = g.binary(Binary::Eq, own, largest)?;
+    let found = g.binary(Binary::And, inside, is_largest)?;
+    let past = g.scalar(DType::I32, rows.count as f64)?;
+    let at = g.select(found, row, past)?;
+    g.reduce(Fold::Min, at, 1)
 }
 
 fn activation(activation: Activation) -> nn::Activation {

@@ -581,18 +581,18 @@ pub fn default_pooling(head: Head, config: &EncoderConfig) -> Pooling {
     match head {
         Head::TokenProjection { .. } => Pooling::None,
         Head::FirstTokenProjection { .. } => Pooling::First,
-        Head::SharedProjection { .. } => Pooling::Eos { id: end_of_text(config) },
+        Head::SharedProjection { .. } => end_of_text(config),
         Head::None | Head::MaskedLm if config.causal => Pooling::Last,
         Head::None | Head::MaskedLm => Pooling::Mean,
     }
 }
 
-/// CLIP's end of text: 49407 where the vocabulary has it, else the configuration's id.
-pub fn end_of_text(config: &EncoderConfig) -> u32 {
-    let published = crate::tokenizer::CLIP_END_OF_TEXT_ID;
-    if (published as usize) < config.vocab_count {
-        published
-    } else {
-        config.special.eos.unwrap_or(0)
+/// Where a text ends: at the configuration's end-of-text id, or at the largest id where that is
+/// the legacy value 2 (Radford et al. 2021; the published tokenizer ends texts with its largest).
+pub fn end_of_text(config: &EncoderConfig) -> Pooling {
+    const LEGACY: u32 = 2;
+    match config.special.eos {
+        Some(LEGACY) | None => Pooling::LargestId,
+        Some(id) => Pooling::Eos { id },
     }
 }
