@@ -1,0 +1,181 @@
+//! The command line: every command, flag and word of help.
+
+mod embed;
+mod models;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub(crate) use embed::{
+    CheckpointArguments, EmbedArguments, FormatWord, InputArguments, PoolWord, RunArguments,
+    SearchArguments, SearchBy, TooLong, VectorWord,
+};
+pub(crate) use models::{
+    DtypeWord, ModelsArguments, ModelsCommand, PullArguments, SourceWord, SynthArguments, SynthWord,
+};
+
+use crate::exit::{Exit, Failure};
+
+/// Twelve embeddings of a text and their fusion, fast from the first request.
+#[derive(Debug, Parser)]
+#[command(
+    name = "calor",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  calor embed \"a text\"                         twelve vectors and their fusion, as a table
+  calor embed --input texts.jsonl --output out.parquet
+  calor search \"heat\" --corpus texts.txt       the nearest texts
+  calor doctor                                 what is there, what is missing, how to fix it
+
+Exit codes: 0 done, 1 some items failed, 2 usage, 3 input unreadable, 4 environment, 70 a bug."
+)]
+pub(crate) struct Arguments {
+    /// Say nothing on standard error but errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Embed texts, code and images.
+    Embed(Box<EmbedArguments>),
+    /// Find the texts of a corpus that are nearest to a query.
+    Search(Box<SearchArguments>),
+    /// Get, list, check and remove models.
+    Models(ModelsArguments),
+    /// Show what would run.
+    Plan(PlanArguments),
+    /// Say what is there, what is missing and how to fix it.
+    Doctor(AnswerArguments),
+    /// Say which build this is.
+    Version(AnswerArguments),
+    /// Print completions for a shell.
+    Completions(CompletionsArguments),
+}
+
+/// How the answer looks.
+#[derive(Debug, Args)]
+pub(crate) struct AnswerArguments {
+    /// Answer as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `calor completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `calor plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: PlanCommand,
+}
+
+/// Commands on plans.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// Print the plan of a checkpoint, of a model of a profile or of a graph.
+    #[command(after_help = "\
+Examples:
+  calor plan show --checkpoint DIR --tokens 64
+  calor plan show --profile mini --model all-MiniLM-L6-v2 --kernels
+  calor plan show --graph graph.txt")]
+    Show(PlanShowArguments),
+}
+
+/// `calor plan show`.
+#[derive(Debug, Args)]
+#[group(id = "subject", required = true, multiple = false, args = ["checkpoint", "model", "graph"])]
+pub(crate) struct PlanShowArguments {
+    /// A checkpoint's folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// A model of the store, by its name in `calor models list`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// A graph in the text form.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) graph: Option<PathBuf>,
+    /// Tokens of the bucket, rounded up to one that there is.
+    #[arg(long, value_name = "T", default_value_t = 128)]
+    pub(crate) tokens: usize,
+    /// Sequences of the bucket; what belongs to the tokens if not given.
+    #[arg(long, value_name = "N")]
+    pub(crate) sequences: Option<usize>,
+    /// Print the loop programs too.
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// Device to plan for.
+    #[arg(long, value_name = "KIND", default_value = "cpu")]
+    pub(crate) device: String,
+    /// Threads to plan for; all processors if not given.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// Prints the completions of a shell.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(crate) fn print_completions(arguments: &CompletionsArguments) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    let mut command = Arguments::command();
+    clap_complete::generate(arguments.shell, &mut command, "calor", &mut script);
+    crate::answer::line(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[track_caller]
+    fn check(line: &str, want: Result<(), &str>) {
+        let found = Arguments::try_parse_from(line.split(' '));
+        match (found, want) {
+            (Ok(_), Ok(())) => {}
+            (Err(err), Err(want)) => {
+                let text = err.to_string();
+                assert!(text.contains(want), "for `{line}`: {text}");
+            }
+            (found, want) => panic!("for `{line}`: wanted {want:?}, got {found:?}"),
+        }
+    }
+
+    #[test]
+    fn what_fits_is_taken_and_what_does_not_is_named() {
+        check("calor embed text", Ok(()));
+        check("calor embed --input a.txt --input b.csv --column body", Ok(()));
+        check("calor embed --checkpoint d --pool splade --normalize false x", Ok(()));
+        check("calor embed --models e1,e12 --allow-partial x", Ok(()));
+        check("calor search q --corpus c.jsonl --by e12 --top 3", Ok(()));
+        check("calor models synth --profile tiny --seed 1 d", Ok(()));
+        check("calor plan show --graph g.txt --kernels", Ok(()));
+        check("calor plan show", Err("required arguments were not provided"));
+        check("calor plan show --graph g --checkpoint d", Err("cannot be used with"));
+        check("calor embed --pool mean x", Err("--checkpoint"));
+        check("calor embed --checkpoint d --models e1 x", Err("cannot be used with"));
+        check("calor embed --profil mini x", Err("--profile"));
+        check("calor embed --pool middle --checkpoint d x", Err("possible values"));
+        check("calor embd", Err("embed"));
+        check("calor search q --corpus c --by e13", Err("e13"));
+    }
+}

@@ -1,0 +1,273 @@
+//! `calor embed`: items in, vectors out, and a report of how they came about.
+
+mod checkpoint;
+mod engine;
+mod pipeline;
+mod report;
+mod table;
+
+use std::path::PathBuf;
+
+use calor_embed::{ModelInput, input::LongText};
+use serde_json::Map;
+
+pub(crate) use checkpoint::open_embedder;
+pub(crate) use engine::{Engine, Made};
+pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
+
+use crate::{
+    answer,
+    arguments::{EmbedArguments, FormatWord, InputArguments, TooLong},
+    environment::Environment,
+    exit::{Exit, Failure},
+    input::{self, Content, InputFormat, InputItem, Items, Origin, ReadLimits, ReadOptions},
+    interrupt,
+    output::{Note, OutputFile, OutputFormat, Reserved, Row, row_to_json},
+    progress::ItemSpinner,
+    recording::Recording,
+};
+use report::Report;
+
+/// Items that are embedded at once.
+const CHUNK_LEN: usize = 128;
+/// Bytes of content that are embedded at once, unless a single item has more.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Embeds what the arguments name.
+///
+/// # Errors
+/// When the run as a whole fails; single items are in the report.
+pub(crate) fn run(
+    arguments: &EmbedArguments,
+    environment: &Environment,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    let target = arguments.output.as_deref().map(OutputFile::reserve).transpose()?;
+    let mut items = open_items(&arguments.inputs)?;
+    let recording = Recording::new(&arguments.run);
+    let wanted = Wanted::of(arguments, target.as_ref().map(Reserved::format));
+    let mut engine: Box<dyn Engine> = match &arguments.checkpoint.checkpoint {
+        Some(_) => Box::new(checkpoint::CheckpointEngine::open(arguments, &recording)?),
+        None => {
+            Box::new(PipelineEngine::open(&arguments.run, wanted, environment, &recording, quiet)?)
+        }
+    };
+    let mut run = Run {
+        shows: Shows::of(arguments),
+        report: Report::new(),
+        file: None,
+        target,
+        spinner: ItemSpinner::new(quiet),
+    };
+    let result = run.all(&mut items, engine.as_mut(), arguments.inputs.instruction.as_deref());
+    recording.finish()?;
+    result?;
+    let Run { mut report, file, target, spinner, .. } = run;
+    drop(spinner);
+    if report.item_count() == 0 {
+        return Err(Failure::new(Exit::Input, "there is nothing to embed")
+            .why("the input holds no item")
+            .hint("see `calor embed --help` for what can be read"));
+    }
+    report.describe(engine.describe());
+    let file = match (file, target) {
+        (None, Some(target)) => Some(target.start(engine.columns())?),
+        (file, _) => file,
+    };
+    if let Some(file) = file {
+        file.finish(&report.notes())?;
+    }
+    report.tell(arguments, quiet)?;
+    Ok(if report.has_failures() { Exit::SomeItems } else { Exit::Done })
+}
+
+/// What goes to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    Lines,
+    Tables,
+}
+
+impl Shows {
+    fn of(arguments: &EmbedArguments) -> Self {
+        match (arguments.json, &arguments.output) {
+            (true, _) => Self::Lines,
+            (false, Some(_)) => Self::Nothing,
+            (false, None) => Self::Tables,
+        }
+    }
+}
+
+/// A run on its way.
+struct Run {
+    shows: Shows,
+    report: Report,
+    target: Option<Reserved>,
+    file: Option<OutputFile>,
+    spinner: ItemSpinner,
+}
+
+impl Run {
+    fn all(
+        &mut self,
+        items: &mut Items,
+        engine: &mut dyn Engine,
+        instruction: Option<&str>,
+    ) -> Result<(), Failure> {
+        loop {
+            let chunk = read_chunk(items, instruction)?;
+            if interrupt::requested() {
+                return Err(Failure::interrupted());
+            }
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            self.chunk(chunk, engine)?;
+        }
+    }
+
+    fn chunk(&mut self, chunk: Vec<InputItem>, engine: &mut dyn Engine) -> Result<(), Failure> {
+        let good: Vec<&Content> = chunk.iter().filter_map(|it| it.content.as_ref().ok()).collect();
+        let mut results =
+            if good.is_empty() { Vec::new() } else { engine.embed(&good)? }.into_iter();
+        self.spinner.advance(chunk.len());
+        for item in chunk {
+            let index = self.report.next_item();
+            let content = match &item.content {
+                Ok(it) => it,
+                Err(fault) => {
+                    self.report.fail(index, &item, fault.to_string());
+                    continue;
+                }
+            };
+            match results.next() {
+                Some(Ok(made)) => self.row(index, &item, content, made, engine)?,
+                Some(Err(err)) => self.report.fail(index, &item, crate::exit::chain(&err)),
+                None => return Err(Failure::internal("an item has no result")),
+            }
+        }
+        Ok(())
+    }
+
+    fn row(
+        &mut self,
+        index: usize,
+        item: &InputItem,
+        content: &Content,
+        made: Made,
+        engine: &dyn Engine,
+    ) -> Result<(), Failure> {
+        let mut details = Map::new();
+        details.insert("truncated".into(), (item.truncated || made.truncated).into());
+        details.extend(made.details);
+        let row = Row {
+            item_index: index,
+            id: item.id.clone().unwrap_or_else(|| item.place.to_string()),
+            content_hash: content_hash(content),
+            text: match content {
+                Content::Text { text, .. } | Content::Code { text, .. } => Some(text.clone()),
+                Content::Ids(_) | Content::Image { .. } => None,
+            },
+            cells: made.cells,
+            details,
+        };
+        let rectangular =
+            |it: &Reserved| matches!(it.format(), OutputFormat::Npy | OutputFormat::Safetensors);
+        if row.has_gaps() && self.target.as_ref().is_some_and(rectangular) {
+            self.report.fail(index, item, "models are missing, and the file has no gaps".into());
+            return Ok(());
+        }
+        if let Some(target) = self.target.take() {
+            self.file = Some(target.start(engine.columns())?);
+        }
+        if let Some(file) = &mut self.file {
+            file.write(&row)?;
+        }
+        self.report.succeed(item.truncated || made.truncated, made.token_count);
+        match self.shows {
+            Shows::Nothing => Ok(()),
+            Shows::Lines => answer::line(row_to_json(&row, engine.columns())),
+            Shows::Tables => answer::line(table::of(&row, &made.table)),
+        }
+    }
+}
+
+/// xxh64 of what is embedded.
+fn content_hash(content: &Content) -> u64 {
+    let of = |bytes: &[u8]| {
+        // Only the bytes count; the form is any that takes them.
+        let format = calor_embed::input::ImageFormat::Png;
+        ModelInput::Image { bytes: bytes.to_vec(), format }.content_hash()
+    };
+    match content {
+        Content::Text { text, .. } | Content::Code { text, .. } => of(text.as_bytes()),
+        Content::Image { bytes, .. } => of(bytes),
+        Content::Ids(ids) => of(&ids.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>()),
+    }
+}
+
+fn read_chunk(items: &mut Items, instruction: Option<&str>) -> Result<Vec<InputItem>, Failure> {
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    while chunk.len() < CHUNK_LEN && bytes < CHUNK_BYTES {
+        let Some(item) = items.next() else { break };
+        let mut item = item?;
+        if let Ok(Content::Text { instruction: own @ None, .. }) = &mut item.content {
+            *own = instruction.map(str::to_owned);
+        }
+        bytes += match &item.content {
+            Ok(Content::Text { text, .. } | Content::Code { text, .. }) => text.len(),
+            Ok(Content::Ids(ids)) => 4 * ids.len(),
+            Ok(Content::Image { bytes, .. }) => bytes.len(),
+            Err(_) => 0,
+        };
+        chunk.push(item);
+    }
+    Ok(chunk)
+}
+
+/// All items of a command line, one origin after another.
+pub(crate) fn open_items(arguments: &InputArguments) -> Result<Items, Failure> {
+    let format = arguments.format.map(|it| match it {
+        FormatWord::Txt => InputFormat::Txt,
+        FormatWord::Jsonl => InputFormat::Jsonl,
+        FormatWord::Csv => InputFormat::Csv,
+        FormatWord::Parquet => InputFormat::Parquet,
+    });
+    let limits = ReadLimits {
+        text_bytes_max: arguments.max_bytes,
+        long_text: match arguments.on_too_long {
+            TooLong::Truncate => LongText::Truncate,
+            TooLong::Refuse => LongText::Refuse,
+        },
+        ..ReadLimits::STANDARD
+    };
+    let options = ReadOptions { format, column: arguments.column.clone(), limits };
+    let mut origins = Vec::new();
+    if !arguments.texts.is_empty() {
+        origins.push(Origin::Arguments(arguments.texts.clone()));
+    }
+    let stdin = PathBuf::from("-");
+    let named = |it: &PathBuf| if *it == stdin { Origin::Stdin } else { Origin::File(it.clone()) };
+    origins.extend(arguments.input.iter().map(named));
+    if origins.is_empty() {
+        if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+            return Err(Failure::usage("there is nothing to embed")
+                .hint("give texts, or `--input FILE`, or pipe texts in"));
+        }
+        origins.push(Origin::Stdin);
+    }
+    // Each is opened now, so that a missing one is known before anything is computed.
+    let opened: Vec<Items> =
+        origins.iter().map(|it| input::open(it, &options)).collect::<Result<_, _>>()?;
+    Ok(Box::new(opened.into_iter().flatten()))
+}
+
+/// Notes that every file carries.
+pub(crate) fn standard_notes() -> Vec<Note> {
+    vec![
+        ("producer", format!("calor {}", crate::version::VERSION)),
+        ("producer_revision", crate::version::REVISION.to_owned()),
+    ]
+}

@@ -1,0 +1,311 @@
+//! Twelve models and their fusion, as the run's engine.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use calor_embed::{
+    CONCATENATED_LEN, EmbeddingError, EmbeddingResult, FUSED_LEN, ModelId, ModelInput,
+    PipelineCore, PipelineOptions, PipelineOutput, Profile,
+    embedding::MissingModels,
+    input::{InputLimits, LongText, NulByte},
+};
+use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
+use serde_json::{Map, Value as Json, json};
+
+use super::{
+    Engine, Made,
+    checkpoint::{long_tokens, open_build, threads},
+    table::Table,
+};
+use crate::{
+    arguments::{EmbedArguments, RunArguments, TooLong, VectorWord},
+    environment::{Environment, now_s},
+    exit::Failure,
+    input::Content,
+    models,
+    output::{Cell, Column, ColumnKind, OutputFormat},
+    progress::FileBars,
+    recording::Recording,
+};
+
+/// Which results are wanted, and what happens to long texts.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) vectors: Vec<VectorWord>,
+    pub(crate) on_too_long: TooLong,
+}
+
+impl Wanted {
+    /// As the user says, else everything where it has room and the fused vector where not.
+    pub(super) fn of(arguments: &EmbedArguments, format: Option<OutputFormat>) -> Self {
+        use VectorWord as V;
+        let all = vec![V::Fused, V::Slots, V::Sparse, V::Tokens];
+        let some_models = !arguments.run.models.is_empty();
+        let vectors = match format {
+            _ if !arguments.vectors.is_empty() => arguments.vectors.clone(),
+            None | Some(OutputFormat::Jsonl) => all,
+            Some(_) if arguments.json => all,
+            Some(_) if some_models && !arguments.run.allow_partial => vec![V::Slots],
+            Some(_) => vec![V::Fused],
+        };
+        Self { vectors, on_too_long: arguments.inputs.on_too_long }
+    }
+}
+
+/// A pipeline at work.
+pub(crate) struct PipelineEngine {
+    core: PipelineCore,
+    columns: Vec<Column>,
+    parts: Vec<Part>,
+    now_s: Option<i64>,
+    thread_count: usize,
+    /// Models in use, with the place that each came from.
+    sources: Vec<String>,
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Fused,
+    Concatenated,
+    Slot(ModelId),
+    Sparse,
+    Tokens,
+}
+
+impl PipelineEngine {
+    /// Opens the profile; what it needs is pulled where it is not there.
+    pub(crate) fn open(
+        run: &RunArguments,
+        wanted: Wanted,
+        environment: &Environment,
+        recording: &Recording,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
+        let models: Vec<ModelId> = match run.models.is_empty() {
+            true => ModelId::iter().collect(),
+            false => ModelId::iter().filter(|it| run.models.contains(it)).collect(),
+        };
+        let (checkpoints, sources) = checkpoints(run, &models, environment, quiet)?;
+        let fuses = models.len() == ModelId::iter().len() || run.allow_partial;
+        let parts = parts(&wanted.vectors, &models, fuses)?;
+        let root = environment.root()?;
+        let options = PipelineOptions {
+            profile: run.profile,
+            models,
+            checkpoints,
+            fusion_file: root
+                .join("derived")
+                .join(format!("fusion-{}.safetensors", run.profile.name())),
+            projection_file: None,
+            missing: match run.allow_partial {
+                true => MissingModels::AllowPartial,
+                false => MissingModels::Refuse,
+            },
+            limits: InputLimits {
+                text_bytes_max: usize::MAX,
+                media_bytes_max: usize::MAX,
+                long_text: LongText::Refuse,
+                nul: NulByte::Refuse,
+            },
+            long_text: long_tokens(wanted.on_too_long),
+            batch_tokens_max: run.batch_tokens,
+            reference_s: run.reference_time,
+        };
+        let core = PipelineCore::open(open_build(run, recording)?, options)?;
+        let columns = parts.iter().map(|it| it.column()).collect();
+        let thread_count = threads(run).get();
+        Ok(Self { core, columns, parts, now_s: run.now, thread_count, sources })
+    }
+
+    /// Embeds inputs; one bad input fails alone.
+    pub(crate) fn outputs(
+        &mut self,
+        inputs: &[ModelInput],
+    ) -> Result<Vec<EmbeddingResult<PipelineOutput>>, Failure> {
+        let now_s = self.now_s.unwrap_or_else(now_s);
+        Ok(self.core.embed_batch(inputs, now_s)?)
+    }
+
+    fn made(&self, output: &PipelineOutput) -> Made {
+        let options = self.core.options();
+        let mut details = Map::new();
+        if let Some(fused) = &output.fused {
+            details.insert("expert_weights".into(), json!(fused.expert_weights));
+            details.insert("selected_experts".into(), json!(fused.selected_experts));
+        }
+        let missing = output.embeddings.missing_models();
+        let missing: Vec<&str> = missing.iter().map(|it| it.as_str()).collect();
+        details.insert("missing_models".into(), json!(missing));
+        details.insert("timestamp_defaulted".into(), output.flags.timestamp_defaulted.into());
+        details.insert("latency_us".into(), output.embeddings.total_latency_us().into());
+        details.insert("profile".into(), options.profile.name().into());
+        details.insert("untrained".into(), json!(options.profile.untrained()));
+        Made {
+            cells: self.parts.iter().map(|it| it.cell(output)).collect(),
+            details,
+            table: Table::twelve(output),
+            truncated: output.flags.truncated,
+            token_count: 0,
+        }
+    }
+}
+
+impl Part {
+    fn column(self) -> Column {
+        let dense = |name: &str, len| Column { name: name.into(), kind: ColumnKind::Dense { len } };
+        match self {
+            Self::Fused => dense("fused", FUSED_LEN),
+            Self::Concatenated => dense("concatenated", CONCATENATED_LEN),
+            Self::Slot(model) => dense(model.as_str(), model.slot_dimension()),
+            Self::Sparse => Column { name: "sparse_terms".into(), kind: ColumnKind::Sparse },
+            Self::Tokens => {
+                let dim = ModelId::LateInteraction.native_dimension();
+                Column { name: "tokens".into(), kind: ColumnKind::Tokens { dim } }
+            }
+        }
+    }
+
+    fn cell(self, output: &PipelineOutput) -> Cell {
+        let PipelineOutput { embeddings, fused, sparse, tokens, .. } = output;
+        let found = match self {
+            Self::Fused => fused.as_ref().map(|it| Cell::Dense(it.vector.clone())),
+            Self::Concatenated => embeddings.as_slice().map(|it| Cell::Dense(it.to_vec())),
+            Self::Slot(model) => embeddings.get(model).map(|it| Cell::Dense(it.vector.clone())),
+            Self::Sparse => sparse.clone().map(Cell::Sparse),
+            Self::Tokens => tokens.clone().map(Cell::Tokens),
+        };
+        found.unwrap_or(Cell::Absent)
+    }
+}
+
+impl Engine for PipelineEngine {
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn embed(&mut self, items: &[&Content]) -> Result<Vec<EmbeddingResult<Made>>, Failure> {
+        let inputs: Vec<EmbeddingResult<ModelInput>> =
+            items.iter().map(|it| model_input(it)).collect();
+        let good: Vec<ModelInput> =
+            inputs.iter().filter_map(|it| it.as_ref().ok().cloned()).collect();
+        let mut outputs = self.outputs(&good)?.into_iter();
+        let lost = || EmbeddingError::InternalError { place: "pipeline run", source: None };
+        Ok(inputs
+            .into_iter()
+            .map(|input| {
+                input?;
+                let output = outputs.next().unwrap_or_else(|| Err(lost()))?;
+                Ok(self.made(&output))
+            })
+            .collect())
+    }
+
+    fn describe(&self) -> Map<String, Json> {
+        let options = self.core.options();
+        let build = self.core.build();
+        let models: Vec<&str> = options.models.iter().map(|it| it.as_str()).collect();
+        let mut about = Map::new();
+        about.insert("profile".into(), options.profile.name().into());
+        about.insert("models".into(), json!(models));
+        about.insert("checkpoints".into(), json!(self.sources));
+        about.insert("precision".into(), "f32".into());
+        about.insert("device".into(), build.signature().kind.into());
+        about.insert("thread_count".into(), self.thread_count.into());
+        about.insert("memory_bytes".into(), build.memory().total_bytes().into());
+        about.insert("untrained".into(), json!(options.profile.untrained()));
+        about
+    }
+}
+
+/// An item as the pipeline takes it.
+pub(crate) fn model_input(content: &Content) -> EmbeddingResult<ModelInput> {
+    match content {
+        Content::Text { text, instruction } => {
+            ModelInput::text_with_instruction(text, instruction.clone())
+        }
+        Content::Code { text, language } => ModelInput::code(text, language),
+        Content::Image { bytes, format } => ModelInput::image(bytes.clone(), *format),
+        Content::Ids(_) => Err(EmbeddingError::ConfigError {
+            field: "input_ids",
+            value: "a list of ids".into(),
+            want: "ids belong to one tokenizer; use them with `--checkpoint`",
+        }),
+    }
+}
+
+fn parts(vectors: &[VectorWord], models: &[ModelId], fuses: bool) -> Result<Vec<Part>, Failure> {
+    let named = |part: Part, there: bool| there.then_some(part);
+    let mut out = Vec::new();
+    for word in vectors {
+        match word {
+            VectorWord::Fused => out.extend(named(Part::Fused, fuses)),
+            VectorWord::Concatenated => out.extend(named(Part::Concatenated, fuses)),
+            VectorWord::Slots => out.extend(models.iter().map(|it| Part::Slot(*it))),
+            VectorWord::Sparse => {
+                out.extend(named(Part::Sparse, models.contains(&ModelId::Sparse)));
+            }
+            VectorWord::Tokens => {
+                out.extend(named(Part::Tokens, models.contains(&ModelId::LateInteraction)));
+            }
+        }
+    }
+    if out.is_empty() {
+        return Err(Failure::usage("nothing of what is wanted is made by these models")
+            .why("the fused vector needs all twelve models")
+            .hint("leave out `--models`, add `--allow-partial`, or use `--vectors slots`"));
+    }
+    Ok(out)
+}
+
+type Places = (HashMap<String, PathBuf>, Vec<String>);
+
+/// The folder of each checkpoint, and where it came from.
+fn checkpoints(
+    run: &RunArguments,
+    wanted: &[ModelId],
+    environment: &Environment,
+    quiet: bool,
+) -> Result<Places, Failure> {
+    let mut dirs = HashMap::new();
+    let mut sources = Vec::new();
+    let random = match run.profile {
+        Profile::Random if run.models_dir.is_none() => Some(random_models(environment, quiet)?),
+        Profile::Random | Profile::Mini | Profile::Full => None,
+    };
+    for need in run.profile.needs(wanted) {
+        let dir = match run.models_dir.as_ref().or(random.as_ref()) {
+            Some(root) => {
+                sources.push(format!("{} from a folder", need.name));
+                root.join(need.name)
+            }
+            None => {
+                let dir = models::ensure(environment, &need, quiet)?;
+                let manifest = environment.store()?.manifest(need.name, models::REVISION)?;
+                let (name, revision) = (manifest.name, manifest.revision);
+                sources.push(format!("{name}@{revision} from {}", manifest.source));
+                dir
+            }
+        };
+        dirs.insert(need.name.to_owned(), dir);
+    }
+    Ok((dirs, sources))
+}
+
+/// Tiny seeded checkpoints below the store; written once.
+fn random_models(environment: &Environment, quiet: bool) -> Result<PathBuf, Failure> {
+    let dir = environment.root()?.join("synth").join("tiny-seed0");
+    let models: Vec<&SynthModel> =
+        SYNTH_MODELS.iter().filter(|it| !dir.join(it.name).is_dir()).collect();
+    if !models.is_empty() {
+        let options = SynthOptions {
+            profile: SynthProfile::Tiny,
+            seed: 0,
+            dtype: Dtype::F32,
+            models: &models,
+        };
+        std::fs::create_dir_all(&dir)
+            .map_err(|err| calor_weights::WeightsError::io("create", &dir, err))?;
+        synth(&options, &dir, &mut FileBars::new(quiet))?;
+    }
+    Ok(dir)
+}
