@@ -188,10 +188,15 @@ fn border(claimed: &Claimed) -> HashSet<ValueId> {
     stored
 }
 
-/// Costly operands of contractions that would be computed again for each row of the other one.
+/// Costly operands of contractions that would be computed again for each row of the other one,
+/// and those of pooled segments, which would be computed by few.
 fn repeated_operands(graph: &Graph, costly: &[bool]) -> Vec<ValueId> {
     let mut operands = Vec::new();
-    for node in graph.nodes() {
+    for (index, node) in graph.nodes().iter().enumerate() {
+        if is_builtin(graph, NodeId::from_index(index)) {
+            let base = moved_from(graph, node.inputs[0]);
+            operands.extend(Some(base).filter(|it| costly[it.index()]));
+        }
         let Op::Prim(Prim::Dot(dims)) = &node.op else { continue };
         let summed = |it: &(usize, usize)| graph.shape(node.inputs[0]).sizes()[it.0];
         let sum_len: usize = dims.contract.iter().map(summed).product();
