@@ -33,6 +33,7 @@ pub use activation::Activation;
 pub use claims::CLAIMS;
 pub use driver::CpuDriver;
 pub use memory::ALIGN_BYTES;
+pub use native::native_name;
 pub use profile::CpuProfile;
 pub use simd::Level;
 pub use threads::{Pool, TaskPanicked};

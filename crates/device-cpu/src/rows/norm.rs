@@ -122,7 +122,6 @@ impl Norm<'_> {
         // SAFETY: the caller's promise.
         let (mean, factor) = unsafe { self.moments(simd, d, input) };
         let (mean, factor) = (simd.splat(mean), simd.splat(factor));
-        let scaled = |x: S::F| simd.mul(simd.sub(x, mean), factor);
         // SAFETY: the caller's promise.
         unsafe {
             match (self.weight.map(<[f32]>::as_ptr), self.bias.map(<[f32]>::as_ptr)) {
@@ -132,7 +131,7 @@ impl Norm<'_> {
                     [input],
                     out,
                     #[inline(always)]
-                    |[x]| scaled(x),
+                    |[x]| scaled(simd, x, mean, factor),
                 ),
                 (Some(weight), None) => {
                     map(
@@ -141,7 +140,7 @@ impl Norm<'_> {
                         [input, weight],
                         out,
                         #[inline(always)]
-                        |[x, w]| simd.mul(scaled(x), w),
+                        |[x, w]| simd.mul(scaled(simd, x, mean, factor), w),
                     );
                 }
                 (None, Some(bias)) => {
@@ -151,12 +150,18 @@ impl Norm<'_> {
                         [input, bias],
                         out,
                         #[inline(always)]
-                        |[x, b]| simd.add(scaled(x), b),
+                        |[x, b]| simd.add(scaled(simd, x, mean, factor), b),
                     );
                 }
                 (Some(weight), Some(bias)) => {
-                    let f = |[x, w, b]: [S::F; 3]| simd.fma(scaled(x), w, b);
-                    map(simd, d, [input, weight, bias], out, f);
+                    map(
+                        simd,
+                        d,
+                        [input, weight, bias],
+                        out,
+                        #[inline(always)]
+                        |[x, w, b]| simd.fma(scaled(simd, x, mean, factor), w, b),
+                    );
                 }
             }
         }
@@ -168,15 +173,6 @@ impl Norm<'_> {
     /// `input` is readable for `d` floats.
     #[inline(always)]
     unsafe fn moments<S: Simd>(&self, simd: S, d: usize, input: *const f32) -> (f32, f32) {
-        let squares_around = |mean: f32| {
-            let mean = simd.splat(mean);
-            let square = |state, x| {
-                let x = simd.sub(x, mean);
-                simd.fma(x, x, state)
-            };
-            // SAFETY: the caller's promise.
-            sum(simd, unsafe { fold(simd, d, input, 0.0, square) })
-        };
         match self.moments {
             Moments::Layer => {
                 // SAFETY: the caller's promise.
@@ -191,14 +187,52 @@ impl Norm<'_> {
                     )
                 };
                 let mean = sum(simd, state) / d as f32;
-                (mean, 1.0 / (squares_around(mean) / d as f32 + self.epsilon).sqrt())
+                // SAFETY: the caller's promise.
+                let squares = unsafe { squares_around(simd, d, input, mean) };
+                (mean, 1.0 / (squares / d as f32 + self.epsilon).sqrt())
             }
             Moments::RootMeanSquare => {
-                (0.0, 1.0 / (squares_around(0.0) / d as f32 + self.epsilon).sqrt())
+                // SAFETY: the caller's promise.
+                let squares = unsafe { squares_around(simd, d, input, 0.0) };
+                (0.0, 1.0 / (squares / d as f32 + self.epsilon).sqrt())
             }
-            Moments::L2 => (0.0, 1.0 / squares_around(0.0).sqrt().max(self.epsilon)),
+            Moments::L2 => {
+                // SAFETY: the caller's promise.
+                let squares = unsafe { squares_around(simd, d, input, 0.0) };
+                (0.0, 1.0 / squares.sqrt().max(self.epsilon))
+            }
         }
     }
+}
+
+/// `(x - mean) factor`.
+#[inline(always)]
+fn scaled<S: Simd>(simd: S, x: S::F, mean: S::F, factor: S::F) -> S::F {
+    simd.mul(simd.sub(x, mean), factor)
+}
+
+/// `Σ (x - mean)²`.
+///
+/// # Safety
+/// `input` is readable for `d` floats.
+#[inline(always)]
+unsafe fn squares_around<S: Simd>(simd: S, d: usize, input: *const f32, mean: f32) -> f32 {
+    let mean = simd.splat(mean);
+    // SAFETY: the caller's promise.
+    let state = unsafe {
+        fold(
+            simd,
+            d,
+            input,
+            0.0,
+            #[inline(always)]
+            |state, x| {
+                let x = simd.sub(x, mean);
+                simd.fma(x, x, state)
+            },
+        )
+    };
+    sum(simd, state)
 }
 
 /// Softmax of each row. A row of nothing but minus infinity gives zeros.

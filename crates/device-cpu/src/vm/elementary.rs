@@ -47,8 +47,12 @@ const REDUCED_MAX: f32 = 8192.0;
 /// The reduction to `[-π/4, π/4]` in three parts and the polynomials are those of Cephes.
 #[inline(always)]
 pub(super) fn sin_cos<const COS: bool, const N: usize>(x: [f32; N]) -> [f32; N] {
-    let reduced = x.iter().fold(true, |all, it| all & (it.abs() <= REDUCED_MAX));
-    if reduced { x.map(near::<COS>) } else { far::<COS, N>(x) }
+    let mut y = x.map(near::<COS>);
+    // Each lane by its own size: what a block holds past the last lane must not matter.
+    if x.iter().any(|it| REDUCED_MAX < it.abs()) {
+        far::<COS, N>(&x, &mut y);
+    }
+    y
 }
 
 #[inline(always)]
@@ -71,11 +75,11 @@ fn near<const COS: bool>(x: f32) -> f32 {
 }
 
 #[cold]
-fn far<const COS: bool, const N: usize>(x: [f32; N]) -> [f32; N] {
-    x.map(|it| {
-        let wide = f64::from(it);
-        (if COS { wide.cos() } else { wide.sin() }) as f32
-    })
+fn far<const COS: bool, const N: usize>(x: &[f32; N], y: &mut [f32; N]) {
+    for (x, y) in x.iter().zip(y).filter(|(x, _)| REDUCED_MAX < x.abs()) {
+        let wide = f64::from(*x);
+        *y = (if COS { wide.cos() } else { wide.sin() }) as f32;
+    }
 }
 
 /// The error function in double precision, from its series and its continued fraction.

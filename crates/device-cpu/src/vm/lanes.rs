@@ -82,11 +82,24 @@ impl Kept {
     }
 }
 
+/// Whether a buffer holds this type otherwise than a register.
+pub(super) const fn is_narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::F8E4M3 | DType::F16 | DType::BF16)
+}
+
 /// One argument, lane by lane.
 struct Map1<'a, A, O, F> {
     operands: &'a Operands,
     f: F,
     types: std::marker::PhantomData<(A, O)>,
+}
+
+impl<'a, A, O, F: Fn(A) -> O> Map1<'a, A, O, F> {
+    /// A closure is only inlined by force where it is an argument.
+    #[inline(always)]
+    fn new(operands: &'a Operands, f: F) -> Self {
+        Self { operands, f, types: std::marker::PhantomData }
+    }
 }
 
 impl<A: Copy, O: Copy, F: Fn(A) -> O> Kernel for Map1<'_, A, O, F> {
@@ -110,6 +123,14 @@ struct Map2<'a, A, O, F> {
     operands: &'a Operands,
     f: F,
     types: std::marker::PhantomData<(A, O)>,
+}
+
+impl<'a, A, O, F: Fn(A, A) -> O> Map2<'a, A, O, F> {
+    /// A closure is only inlined by force where it is an argument.
+    #[inline(always)]
+    fn new(operands: &'a Operands, f: F) -> Self {
+        Self { operands, f, types: std::marker::PhantomData }
+    }
 }
 
 impl<A: Copy, O: Copy, F: Fn(A, A) -> O> Kernel for Map2<'_, A, O, F> {
@@ -138,6 +159,14 @@ struct Map3<'a, A, B, O, F> {
     types: std::marker::PhantomData<(A, B, O)>,
 }
 
+impl<'a, A, B, O, F: Fn(A, B, B) -> O> Map3<'a, A, B, O, F> {
+    /// A closure is only inlined by force where it is an argument.
+    #[inline(always)]
+    fn new(operands: &'a Operands, f: F) -> Self {
+        Self { operands, f, types: std::marker::PhantomData }
+    }
+}
+
 impl<A: Copy, B: Copy, O: Copy, F: Fn(A, B, B) -> O> Kernel for Map3<'_, A, B, O, F> {
     type Output = ();
 
@@ -162,31 +191,31 @@ impl<A: Copy, B: Copy, O: Copy, F: Fn(A, B, B) -> O> Kernel for Map3<'_, A, B, O
 macro_rules! map {
     ($a:ty => $o:ty, |$x:ident| $body:expr) => {{
         unsafe fn run(level: crate::simd::Level, operands: &$crate::vm::lanes::Operands) {
-            level.run($crate::vm::lanes::Map1 {
+            level.run($crate::vm::lanes::Map1::new(
                 operands,
-                f: |$x: $a| -> $o { $body },
-                types: std::marker::PhantomData,
-            });
+                #[inline(always)]
+                |$x: $a| -> $o { $body },
+            ));
         }
         run as $crate::vm::lanes::Run
     }};
     ($a:ty => $o:ty, |$x:ident, $y:ident| $body:expr) => {{
         unsafe fn run(level: crate::simd::Level, operands: &$crate::vm::lanes::Operands) {
-            level.run($crate::vm::lanes::Map2 {
+            level.run($crate::vm::lanes::Map2::new(
                 operands,
-                f: |$x: $a, $y: $a| -> $o { $body },
-                types: std::marker::PhantomData,
-            });
+                #[inline(always)]
+                |$x: $a, $y: $a| -> $o { $body },
+            ));
         }
         run as $crate::vm::lanes::Run
     }};
     ($a:ty, $b:ty => $o:ty, |$x:ident, $y:ident, $z:ident| $body:expr) => {{
         unsafe fn run(level: crate::simd::Level, operands: &$crate::vm::lanes::Operands) {
-            level.run($crate::vm::lanes::Map3 {
+            level.run($crate::vm::lanes::Map3::new(
                 operands,
-                f: |$x: $a, $y: $b, $z: $b| -> $o { $body },
-                types: std::marker::PhantomData,
-            });
+                #[inline(always)]
+                |$x: $a, $y: $b, $z: $b| -> $o { $body },
+            ));
         }
         run as $crate::vm::lanes::Run
     }};

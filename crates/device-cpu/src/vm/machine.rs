@@ -7,7 +7,7 @@ mod access;
 
 use crate::simd::Level;
 
-use super::lanes::{BLOCK, Operands};
+use super::lanes::{BLOCK, Operands, Run};
 use super::lower::NodeIndex;
 use super::tape::{Action, Extent, StepLoop, Tape};
 
@@ -114,16 +114,7 @@ impl<'a> Machine<'a> {
     fn run(&mut self, action: &Action) {
         match action {
             Action::Map { run, to, from, lanes } => {
-                let [a, b, c] = from.map(|it| self.registers[it]);
-                let operands = Operands {
-                    to: self.registers[*to].at,
-                    from: [a.at, b.at, c.at],
-                    steps: [a.step, b.step, c.step],
-                    block_count: self.block_count(*lanes),
-                };
-                // SAFETY: registers have room for the blocks of a tile, and registers that stand
-                // for a buffer are only made when the buffer has them.
-                unsafe { run(self.launch.level, &operands) };
+                self.map(*run, self.registers[*to].at, *from, *lanes);
             }
             Action::Fill { to, bits, lanes } => self.fill(*to, *bits, self.block_count(*lanes)),
             Action::Outer { to, axis } => self.fill_i32(*to, self.outer[*axis]),
@@ -138,6 +129,14 @@ impl<'a> Machine<'a> {
             }
             Action::Load(load) => self.load(load),
             Action::Store(store) => self.store(store),
+            Action::MapStore { run, from, store } => {
+                let to = self.direct_place(store);
+                let at = to.unwrap_or(self.registers[store.value].at);
+                self.map(*run, at, *from, true);
+                if to.is_none() {
+                    self.store(store);
+                }
+            }
             Action::FoldPart { part, to, from } => {
                 let from = self.registers[*from];
                 let to = self.registers[*to].at;
@@ -150,6 +149,20 @@ impl<'a> Machine<'a> {
             }
             Action::Steps(steps) => self.run_steps(steps),
         }
+    }
+
+    /// `to` is a register, or has room for the blocks of the tile.
+    fn map(&self, run: Run, to: *mut u8, from: [NodeIndex; 3], lanes: bool) {
+        let [a, b, c] = from.map(|it| self.registers[it]);
+        let operands = Operands {
+            to,
+            from: [a.at, b.at, c.at],
+            steps: [a.step, b.step, c.step],
+            block_count: self.block_count(lanes),
+        };
+        // SAFETY: registers have room for the blocks of a tile, and registers that stand for a
+        // buffer are only made when the buffer has them.
+        unsafe { run(self.launch.level, &operands) };
     }
 
     fn run_steps(&mut self, steps: &StepLoop) {

@@ -88,6 +88,9 @@ pub(super) enum Action {
     Load(Load),
     /// Elements to a buffer.
     Store(Store),
+    /// The row's last vector operation, whose results go to the buffer at once where they lie
+    /// side by side there.
+    MapStore { run: Run, from: [NodeIndex; 3], store: Store },
     /// Adds a tile to a fold over lanes.
     FoldPart { part: FoldPart, to: NodeIndex, from: NodeIndex },
     /// The result of a fold over lanes.

@@ -83,8 +83,7 @@ fn run(
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-9,
-        // The reference adds long rows in order, which is not more exact than here.
-        DType::F32 => 1e-4,
+        DType::F32 => 2e-5,
         DType::F16 => 2e-3,
         DType::BF16 => 2e-2,
         DType::F8E4M3 => 0.13,
@@ -104,7 +103,9 @@ fn check(example: &Example) {
                 let got = run(example, &interpreted, tape, level, thread_count).unwrap();
                 let at = format!("{} form {form} {level:?}", example.name);
                 for (arg, (got, want)) in example.program.args.iter().zip(got.iter().zip(&want)) {
-                    close(&at, tolerance(arg.dtype), got, want);
+                    // The reference adds long rows in order, which is less exact than here.
+                    let more = f64::from(example.program.width.div_ceil(16));
+                    close(&at, tolerance(arg.dtype) * more, got, want);
                 }
                 let bits = |all: &[Vec<f64>]| -> Vec<Vec<u64>> {
                     all.iter().map(|it| it.iter().map(|it| it.to_bits()).collect()).collect()

@@ -39,6 +39,14 @@ struct Part<T, F> {
     ty: std::marker::PhantomData<T>,
 }
 
+impl<T, F: Fn(T, T) -> T> Part<T, F> {
+    /// A closure is only inlined by force where it is an argument.
+    #[inline(always)]
+    fn new([to, from]: [*mut u8; 2], step: usize, count: usize, f: F) -> Self {
+        Self { to, from, step, count, f, ty: std::marker::PhantomData }
+    }
+}
+
 impl<T: Copy, F: Fn(T, T) -> T> Kernel for Part<T, F> {
     type Output = ();
 
@@ -65,12 +73,18 @@ impl<T: Copy, F: Fn(T, T) -> T> Kernel for Part<T, F> {
 }
 
 macro_rules! parts {
-    ($t:ty, $f:expr) => {{
+    ($t:ty, |$a:ident, $b:ident| $body:expr) => {{
         unsafe fn part(level: Level, to: *mut u8, from: *const u8, step: usize, count: usize) {
-            level.run(Part::<$t, _> { to, from, step, count, f: $f, ty: std::marker::PhantomData });
+            level.run(Part::new(
+                [to, from.cast_mut()],
+                step,
+                count,
+                #[inline(always)]
+                |$a: $t, $b: $t| -> $t { $body },
+            ));
         }
         unsafe fn end(to: *mut u8) {
-            let f = $f;
+            let f = |$a: $t, $b: $t| -> $t { $body };
             let to = to.cast::<[$t; BLOCK]>();
             // SAFETY: the promise of `FoldEnd`.
             let mut lanes = unsafe { to.read() };
@@ -91,9 +105,9 @@ macro_rules! parts {
 macro_rules! ints {
     ($t:ty, $fold:expr) => {
         match $fold {
-            Fold::Sum => parts!($t, |a: $t, b: $t| a.wrapping_add(b)),
-            Fold::Max => parts!($t, |a: $t, b: $t| a.max(b)),
-            Fold::Min => parts!($t, |a: $t, b: $t| a.min(b)),
+            Fold::Sum => parts!($t, |a, b| a.wrapping_add(b)),
+            Fold::Max => parts!($t, |a, b| a.max(b)),
+            Fold::Min => parts!($t, |a, b| a.min(b)),
         }
     };
 }
@@ -101,9 +115,9 @@ macro_rules! ints {
 macro_rules! floats {
     ($t:ty, $fold:expr) => {
         match $fold {
-            Fold::Sum => parts!($t, |a: $t, b: $t| a + b),
-            Fold::Max => parts!($t, |a: $t, b: $t| if a > b || a.is_nan() { a } else { b }),
-            Fold::Min => parts!($t, |a: $t, b: $t| if a < b || a.is_nan() { a } else { b }),
+            Fold::Sum => parts!($t, |a, b| a + b),
+            Fold::Max => parts!($t, |a, b| if a > b || a.is_nan() { a } else { b }),
+            Fold::Min => parts!($t, |a, b| if a < b || a.is_nan() { a } else { b }),
         }
     };
 }

@@ -1,6 +1,7 @@
 //! Loads and stores of a tile.
 
 use super::{BLOCK, Buffer, Machine, Register};
+use crate::vm::lanes::is_narrow;
 use crate::vm::lower::LaneStride;
 use crate::vm::stored::{Stored, with_stored};
 use crate::vm::tape::{Load, Located, Store};
@@ -124,6 +125,18 @@ impl Machine<'_> {
             return; // The first tile has written it.
         }
         with_stored!(store.dtype, S => self.store_as::<S>(store));
+    }
+
+    /// Where the tile lies in its buffer, if its lanes lie there as in a register.
+    pub(super) fn direct_place(&self, store: &Store) -> Option<*mut u8> {
+        if !self.lane_count.is_multiple_of(BLOCK) || is_narrow(store.dtype) {
+            return None;
+        }
+        let Buffer { start, len_bytes } = self.launch.buffers[store.arg];
+        let reach = self.reach(&store.place, true);
+        let bytes = store.dtype.size_bytes();
+        let plain = reach.stride == 1 && !reach.varied && reach.inside((len_bytes / bytes) as i64);
+        plain.then(|| start.wrapping_offset(reach.base as isize * bytes as isize))
     }
 
     fn store_as<S: Stored>(&self, store: &Store) {

@@ -52,7 +52,11 @@ impl<'a> Emitter<'a> {
         }
         if at == self.schedule.last.stage {
             for put in self.form.puts.iter().filter(|it| !it.level.has_step()) {
-                stage.tile.push(self.store(put));
+                let store = self.store(put);
+                stage.tile.push(store);
+            }
+            if self.form.puts.len() == 1 {
+                join_last(&mut stage.tile);
             }
         }
         Ok(stage)
@@ -294,6 +298,23 @@ impl<'a> Emitter<'a> {
             let at = self.position;
             self.spans[*index].get_or_insert((at, at)).1 = at;
         }
+    }
+}
+
+/// Lets the only store take over the operation right before it. Nothing is read in between, so
+/// the buffer may be one that the operation reads at the same lanes.
+fn join_last(tile: &mut Vec<Action>) {
+    let Some([Action::Map { to, lanes: true, .. }, Action::Store(store)]) = tile.last_chunk()
+    else {
+        return;
+    };
+    if *to != store.value || store.add || !store.lanes {
+        return;
+    }
+    if let (Some(Action::Store(store)), Some(Action::Map { run, from, .. })) =
+        (tile.pop(), tile.pop())
+    {
+        tile.push(Action::MapStore { run, from, store });
     }
 }
 
