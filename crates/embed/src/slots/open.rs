@@ -10,13 +10,15 @@ use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
 use crate::encoder::{Pooling, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::image_tower::ImageTower;
 use crate::model_id::ModelId;
 use crate::packing::Bucket;
 use crate::pipeline::PipelineOptions;
+use crate::pooling::end_of_text;
 use crate::profile::{Need, Profile};
 use crate::projection::{GaussianRows, OrthonormalMap, SparseProjection};
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit};
-use crate::tower::{ImageTower, TextTower, TextTowerSpec, end_of_text};
+use crate::tower::{TextTower, TextTowerSpec};
 
 /// Rows of the sparse projection that are kept in memory.
 const SPARSE_ROWS_MAX: usize = 4096;
@@ -80,7 +82,7 @@ impl NeuralModel {
             batch_tokens_max: options.batch_tokens_max,
             sequence_tokens_max,
         };
-        let tower = TextTower::new(build, lane, spec)?;
+        let tower = TextTower::new(lane, spec)?;
         Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
     }
 }
