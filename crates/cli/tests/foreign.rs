@@ -2,6 +2,8 @@
 //!
 //! Needs a Python with pyarrow, numpy and safetensors, named in CALOR_TEST_PYTHON; says so
 //! where there is none.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 use std::{path::Path, process::Command};
 
@@ -15,7 +17,7 @@ use calor_embed::{SparseVector, TokenMatrix};
 #[expect(clippy::disallowed_methods, reason = "a test is told where its Python is")]
 fn python(test: &str, script: &str, dir: &Path) -> bool {
     let Ok(python) = std::env::var("CALOR_TEST_PYTHON") else {
-        println!("SKIPPED {test}: CALOR_TEST_PYTHON is not set");
+        eprintln!("SKIPPED {test}: CALOR_TEST_PYTHON is not set");
         return false;
     };
     let output = Command::new(python).arg("-c").arg(script).arg(dir).output().unwrap();
@@ -58,7 +60,7 @@ fn row(item_index: usize, gap: bool) -> Row {
         item_index,
         id: format!("r{item_index}"),
         content_hash: 255,
-        text: (item_index % 2 == 0).then(|| "text".into()),
+        text: item_index.is_multiple_of(2).then(|| "text".into()),
         cells: vec![
             Cell::Dense(vec![x, x + 0.5]),
             if gap { Cell::Absent } else { tokens },

@@ -146,7 +146,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Models")]
     pub(crate) now: Option<i64>,
     /// Device; a list such as cuda,cpu means the first that is there.
-    #[arg(long, value_name = "KIND", value_parser = device, default_value = "cpu", help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_parser = device,
+        default_value = "cpu",
+        help_heading = "Machine"
+    )]
     pub(crate) device: Wish,
     /// Threads; all processors if not given.
     #[arg(long, value_name = "N", help_heading = "Machine")]
