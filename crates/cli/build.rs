@@ -7,6 +7,7 @@ fn main() {
     let target = env::var("TARGET").unwrap_or_else(|_| "unknown".into());
     println!("cargo::rustc-env=CALOR_TARGET={target}");
     println!("cargo::rustc-env=CALOR_REVISION={}", revision().unwrap_or_default());
+    println!("cargo::rustc-check-cfg=cfg(fuzzing)"); // Set by the fuzzer's own build.
     // A commit appends to this file. It is absent outside a repository.
     let log = "../../.git/logs/HEAD";
     println!("cargo::rerun-if-changed={}", if Path::new(log).is_file() { log } else { "build.rs" });

@@ -98,16 +98,16 @@ Examples:
 
 /// `calor plan show`.
 #[derive(Debug, Args)]
-#[group(id = "subject", required = true, multiple = false, args = ["checkpoint", "model", "graph"])]
+#[command(group = clap::ArgGroup::new("subject").required(true))]
 pub(crate) struct PlanShowArguments {
     /// A checkpoint's folder.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "subject")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// A model of the store, by its name in `calor models list`.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "subject")]
     pub(crate) model: Option<String>,
     /// A graph in the text form.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "subject")]
     pub(crate) graph: Option<PathBuf>,
     /// Tokens of the bucket, rounded up to one that there is.
     #[arg(long, value_name = "T", default_value_t = 128)]

@@ -245,8 +245,11 @@ pub(crate) fn open_items(arguments: &InputArguments) -> Result<Items, Failure> {
     };
     let options = ReadOptions { format, column: arguments.column.clone(), limits };
     let mut origins = Vec::new();
-    if !arguments.texts.is_empty() {
-        origins.push(Origin::Arguments(arguments.texts.clone()));
+    for part in arguments.texts.chunk_by(|a, b| is_text(a) && is_text(b)) {
+        origins.push(match is_text(&part[0]) {
+            true => Origin::Arguments(part.to_vec()),
+            false => Origin::File(part[0].as_str().into()),
+        });
     }
     let stdin = PathBuf::from("-");
     let named = |it: &PathBuf| if *it == stdin { Origin::Stdin } else { Origin::File(it.clone()) };
@@ -262,6 +265,11 @@ pub(crate) fn open_items(arguments: &InputArguments) -> Result<Items, Failure> {
     let opened: Vec<Items> =
         origins.iter().map(|it| input::open(it, &options)).collect::<Result<_, _>>()?;
     Ok(Box::new(opened.into_iter().flatten()))
+}
+
+/// Whether a word is embedded itself, and not a file's name.
+fn is_text(word: &str) -> bool {
+    InputFormat::of_word(word).is_none()
 }
 
 /// Notes that every file carries.

@@ -71,6 +71,12 @@ pub enum InputFormat {
 }
 
 impl InputFormat {
+    /// Of a word that is the name of a file: one word with a known extension.
+    pub fn of_word(word: &str) -> Option<Self> {
+        let is_name = !word.contains(char::is_whitespace) && !word.starts_with('.');
+        is_name.then(|| Self::of_path(Path::new(word))).flatten()
+    }
+
     /// By the file's extension.
     pub fn of_path(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_str()?.to_ascii_lowercase();
@@ -195,6 +201,10 @@ mod tests {
         }
         assert_eq!(InputFormat::of_path(Path::new("a/B.JSONL")), Some(InputFormat::Jsonl));
         assert_eq!(InputFormat::of_path(Path::new("a.docx")), None);
+        assert_eq!(InputFormat::of_word("a/b.csv"), Some(InputFormat::Csv));
+        for word in ["read a.txt", "a", ".txt", "e.g.", "txt"] {
+            assert_eq!(InputFormat::of_word(word), None, "{word}");
+        }
     }
 
     #[test]

@@ -4,18 +4,22 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use calor_runtime::Build;
-use calor_weights::{Checkpoint, Head, Pooling as Recipe, Weights, WeightsError};
+use calor_runtime::{Build, LaneId};
+use calor_weights::{
+    Checkpoint, Head, ModelConfig, Pooling as Recipe, SentenceConfig, Weights, WeightsError,
+};
 
 use crate::checkpoint_source::CheckpointSource;
 use crate::embedding::TokenMatrix;
 use crate::encoder::{Pooling, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::image_input::{ImageLimits, ImagePreparation, decode};
+use crate::image_tower::ImageTower;
 use crate::input::{ImageFormat, Role};
 use crate::packing::{Bucket, PackItem};
+use crate::pooling::{default_pooling, end_of_text};
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenLimit};
-use crate::tower::{ImageTower, TextTower, TextTowerSpec, default_pooling, end_of_text};
+use crate::tower::{TextTower, TextTowerSpec};
 
 /// How a checkpoint is used. Absent choices are the checkpoint's own.
 #[derive(Clone, Debug)]
@@ -128,70 +132,9 @@ impl CheckpointEmbedder {
         let source = Arc::new(CheckpointSource::new(Arc::new(weights)));
         let lane = build.lane();
 
-        let recipe_pooling = recipe.as_ref().and_then(|it| it.pooling);
-        let normalize =
-            options.normalize.unwrap_or_else(|| recipe.as_ref().is_none_or(|it| it.normalize));
-        let mut pooling = Pooling::None;
-        let mut limit_max = Bucket::TOKENS_MAX;
-        let mut text = None;
-        if let Some(encoder) = &config.text {
-            let eos = end_of_text(encoder);
-            pooling = match options.pooling {
-                Some(choice) => chosen(choice, eos),
-                None => match recipe_pooling {
-                    Some(recipe) => of_recipe(recipe)?,
-                    None => default_pooling(head, encoder),
-                },
-            };
-            if pooling == Pooling::Splade && head != Head::MaskedLm {
-                return Err(EmbeddingError::ConfigError {
-                    field: "pool",
-                    value: "splade".into(),
-                    want: "the checkpoint has no masked-language-model head",
-                });
-            }
-            let own = [encoder.max_tokens, recipe.as_ref().and_then(|it| it.max_tokens)];
-            let own = own.into_iter().chain([options.sequence_tokens_max]).flatten().min();
-            // A recipe may name a shorter length than ids that are given as they are.
-            let hard = encoder.max_tokens.unwrap_or(Bucket::TOKENS_MAX);
-            limit_max = own.unwrap_or(Bucket::TOKENS_MAX).clamp(1, Bucket::TOKENS_MAX);
-            let outputs = TextOutputs {
-                pooling,
-                project: match head {
-                    Head::FirstTokenProjection { .. } => pooling == Pooling::First,
-                    Head::SharedProjection { .. } => {
-                        matches!(pooling, Pooling::Eos { .. } | Pooling::LargestId)
-                    }
-                    Head::TokenProjection { .. } => true,
-                    Head::None | Head::MaskedLm => false,
-                },
-                normalize: normalize && pooling != Pooling::Splade,
-                slots: Vec::new(),
-                token_slot: None,
-            };
-            let spec = TextTowerSpec {
-                label: label_of(dir),
-                config: encoder.clone(),
-                head,
-                prefix: if config.vision.is_some() { "text." } else { "" },
-                outputs,
-                source: source.clone(),
-                batch_tokens_max: options.batch_tokens_max,
-                sequence_tokens_max: hard.min(Bucket::TOKENS_MAX),
-            };
-            text = Some(TextTower::new(&mut build, lane, spec)?);
-        }
-        let image = config.vision.as_ref().map(|vision| {
-            let label = label_of(dir);
-            let projection_len = match head {
-                Head::SharedProjection { out_len } => Some(out_len),
-                Head::None
-                | Head::MaskedLm
-                | Head::TokenProjection { .. }
-                | Head::FirstTokenProjection { .. } => None,
-            };
-            ImageTower::new(&label, vision.clone(), projection_len, normalize, source, lane)
-        });
+        let opened = Opened { config: &config, recipe: recipe.as_ref(), head, source, lane };
+        let (pooling, limit_max, text) = opened.text(dir, &options)?;
+        let image = opened.image(dir, &options);
         let colbert = match (&tokenizer, head) {
             (Some(_), Head::TokenProjection { .. }) => colbert_tokenizer(dir, limit_max)?,
             _ => None,
@@ -385,6 +328,89 @@ impl CheckpointEmbedder {
                 Err(EmbeddingError::InternalError { place: "image items", source: None })
             }
         }
+    }
+}
+
+/// A checkpoint that is open, before its towers are made.
+struct Opened<'a> {
+    config: &'a ModelConfig,
+    recipe: Option<&'a SentenceConfig>,
+    head: Head,
+    source: Arc<CheckpointSource>,
+    lane: LaneId,
+}
+
+impl Opened<'_> {
+    fn normalize(&self, options: &EmbedderOptions) -> bool {
+        options.normalize.unwrap_or_else(|| self.recipe.is_none_or(|it| it.normalize))
+    }
+
+    /// Pooling, longest text, and the text tower if there is one.
+    fn text(
+        &self,
+        dir: &Path,
+        options: &EmbedderOptions,
+    ) -> EmbeddingResult<(Pooling, usize, Option<TextTower>)> {
+        let Some(encoder) = &self.config.text else {
+            return Ok((Pooling::None, Bucket::TOKENS_MAX, None));
+        };
+        let head = self.head;
+        let pooling = match (options.pooling, self.recipe.and_then(|it| it.pooling)) {
+            (Some(choice), _) => chosen(choice, end_of_text(encoder)),
+            (None, Some(recipe)) => of_recipe(recipe)?,
+            (None, None) => default_pooling(head, encoder),
+        };
+        if pooling == Pooling::Splade && head != Head::MaskedLm {
+            return Err(EmbeddingError::ConfigError {
+                field: "pool",
+                value: "splade".into(),
+                want: "the checkpoint has no masked-language-model head",
+            });
+        }
+        // A recipe may name a shorter length than the model takes; ids that are given as they
+        // are only have to fit the model.
+        let hard = encoder.max_tokens.unwrap_or(Bucket::TOKENS_MAX).min(Bucket::TOKENS_MAX);
+        let own = [self.recipe.and_then(|it| it.max_tokens), options.sequence_tokens_max];
+        let limit_max = own.into_iter().flatten().chain([hard]).min().unwrap_or(hard).max(1);
+        let outputs = TextOutputs {
+            pooling,
+            project: match head {
+                Head::FirstTokenProjection { .. } => pooling == Pooling::First,
+                Head::SharedProjection { .. } => {
+                    matches!(pooling, Pooling::Eos { .. } | Pooling::LargestId)
+                }
+                Head::TokenProjection { .. } => true,
+                Head::None | Head::MaskedLm => false,
+            },
+            normalize: self.normalize(options) && pooling != Pooling::Splade,
+            slots: Vec::new(),
+            token_slot: None,
+        };
+        let spec = TextTowerSpec {
+            label: label_of(dir),
+            config: encoder.clone(),
+            head,
+            prefix: if self.config.vision.is_some() { "text." } else { "" },
+            outputs,
+            source: self.source.clone(),
+            batch_tokens_max: options.batch_tokens_max,
+            sequence_tokens_max: hard,
+        };
+        Ok((pooling, limit_max, Some(TextTower::new(self.lane, spec)?)))
+    }
+
+    fn image(&self, dir: &Path, options: &EmbedderOptions) -> Option<ImageTower> {
+        let vision = self.config.vision.clone()?;
+        let projection_len = match self.head {
+            Head::SharedProjection { out_len } => Some(out_len),
+            Head::None
+            | Head::MaskedLm
+            | Head::TokenProjection { .. }
+            | Head::FirstTokenProjection { .. } => None,
+        };
+        let (label, normalize) = (label_of(dir), self.normalize(options));
+        let source = self.source.clone();
+        Some(ImageTower::new(&label, vision, projection_len, normalize, source, self.lane))
     }
 }
 

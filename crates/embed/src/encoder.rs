@@ -8,13 +8,15 @@
 //!
 //! Weights are graph inputs under the canonical names of `calor-weights`.
 
-use calor_ir::nn::{self, AttentionOptions, PoolKind, RopeStyle};
-use calor_ir::{
-    Binary, CheckedGraph, DType, Fold, Graph, GraphError, Literal, Prim, Role, Shape, Type, ValueId,
-};
-use calor_weights::{Activation, EncoderConfig, Head, Norm, Position, RelativeBias, VisionConfig};
+mod attention;
+mod head;
+
+use calor_ir::nn;
+use calor_ir::{CheckedGraph, DType, Graph, GraphError, Literal, Prim, Role, Shape, Type, ValueId};
+use calor_weights::{Activation, EncoderConfig, Head, Norm, Position, VisionConfig};
 
 use crate::packing::Bucket;
+pub use crate::pooling::Pooling;
 
 /// Live count of tokens.
 pub const LIVE_TOKENS: u8 = 0;
@@ -24,31 +26,6 @@ pub const LIVE_SEQUENCES: u8 = 1;
 const SPLADE_CHUNK_LEN: usize = 256;
 /// Smallest norm that a vector is divided by.
 const L2_EPS: f64 = 1e-12;
-
-/// How token rows become the vector of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pooling {
-    /// The mean of all rows.
-    Mean,
-    /// The first row.
-    First,
-    /// The last row.
-    Last,
-    /// The row of the first end-of-text token, else the last row.
-    Eos {
-        /// The token.
-        id: u32,
-    },
-    /// The row of the first of the largest ids: where CLIP's published configuration names a
-    /// legacy end of text (2), its text ends at the largest id, 49407.
-    LargestId,
-    /// The largest value of each column.
-    Max,
-    /// Term weights over the vocabulary, from the masked-language-model head.
-    Splade,
-    /// No pooling: the rows themselves.
-    None,
-}
 
 /// One linear map of the pooled vector with a vector of its own as result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,129 +262,6 @@ impl Builder<'_> {
         Ok(x)
     }
 
-    /// `residual + o(attention(x))`.
-    fn attention(
-        &mut self,
-        x: ValueId,
-        residual: ValueId,
-        layer: usize,
-        rows: &Rows,
-        bias: Option<ValueId>,
-    ) -> Made {
-        let config = self.config;
-        let (h, hkv, d) = (config.head_count, config.kv_head_count, config.head_len);
-        let name = |part: &str| format!("layer.{layer}.attn.{part}");
-        let [mut q, mut k, v] = self.queries_keys_values(x, layer, rows.count)?;
-        if let (Position::Rope { thetas }, Some(positions)) = (&config.position, rows.positions) {
-            let theta = thetas[layer];
-            q = nn::rope(&mut self.g, q, positions, theta, RopeStyle::Half)?;
-            k = nn::rope(&mut self.g, k, positions, theta, RopeStyle::Half)?;
-        }
-        let [lo, hi] = self.interval(rows, config.windows[layer])?;
-        let scale = config.attention_scale.unwrap_or(1.0 / (d as f64).sqrt());
-        let windowed = config.windows[layer].is_some();
-        let extra = (config.global_first && windowed).then_some(rows.lo);
-        let options = AttentionOptions { lo, hi, extra, bias, scale };
-        let mut mixed = nn::attention(&mut self.g, q, k, v, &options)?;
-        let _ = hkv;
-        if let Some(segment) = rows.segment {
-            mixed = self.global_rows(x, mixed, layer, rows, segment, scale)?;
-        }
-        let mixed = self.g.reshape(mixed, &[rows.count, h * d])?;
-        let sizes = [config.hidden_len, h * d];
-        let out =
-            self.linear(mixed, &name("o"), sizes, config.attn_out_bias, nn::Activation::None)?;
-        self.g.add(out, residual)
-    }
-
-    /// One product for queries, keys and values: their weights are joined once, when they are
-    /// loaded.
-    fn queries_keys_values(
-        &mut self,
-        x: ValueId,
-        layer: usize,
-        count: usize,
-    ) -> Result<[ValueId; 3], GraphError> {
-        let config = self.config;
-        let (h, hkv, d) = (config.head_count, config.kv_head_count, config.head_len);
-        let hidden = config.hidden_len;
-        let parts = [("q", h), ("k", hkv), ("v", hkv)];
-        let mut weights = Vec::new();
-        let mut biases = Vec::new();
-        for (part, heads) in parts {
-            let name = format!("layer.{layer}.attn.{part}");
-            weights.push(self.weight(&format!("{name}.weight"), &[heads * d, hidden]));
-            if config.qkv_bias {
-                biases.push(self.weight(&format!("{name}.bias"), &[heads * d]));
-            }
-        }
-        let weight = self.g.concat(0, &weights)?;
-        let bias = if biases.is_empty() { None } else { Some(self.g.concat(0, &biases)?) };
-        let all = nn::linear(&mut self.g, x, weight, bias, nn::Activation::None)?;
-        let mut start = 0;
-        let mut out = [all; 3];
-        for (slot, (_, heads)) in out.iter_mut().zip(parts) {
-            let part = self.g.slice(all, 1, start, start + heads * d)?;
-            *slot = self.g.reshape(part, &[count, heads, d])?;
-            start += heads * d;
-        }
-        Ok(out)
-    }
-
-    /// The keys of each row: its sequence, up to itself when causal, within the window.
-    fn interval(&mut self, rows: &Rows, window: Option<usize>) -> Result<[ValueId; 2], GraphError> {
-        let causal = self.config.causal;
-        let (mut lo, mut hi) = (rows.lo, rows.hi);
-        if window.is_none() && !causal {
-            return Ok([lo, hi]);
-        }
-        let g = &mut self.g;
-        let row = g.iota(DType::I32, &[rows.count], 0)?;
-        if let Some(reach) = window {
-            let first = g.with_number(Binary::Sub, row, reach as f64)?;
-            lo = g.binary(Binary::Max, lo, first)?;
-        }
-        let reach = if causal { Some(0) } else { window };
-        if let Some(reach) = reach {
-            let end = g.with_number(Binary::Add, row, reach as f64 + 1.0)?;
-            hi = g.binary(Binary::Min, hi, end)?;
-        }
-        Ok([lo, hi])
-    }
-
-    /// The first row of each sequence sees all of it through projections of its own.
-    fn global_rows(
-        &mut self,
-        x: ValueId,
-        mixed: ValueId,
-        layer: usize,
-        rows: &Rows,
-        segment: ValueId,
-        scale: f64,
-    ) -> Made {
-        let config = self.config;
-        let (h, d, hidden) = (config.head_count, config.head_len, config.hidden_len);
-        let count = self.g.shape(rows.seg_lo).element_count();
-        let name = |part: &str| format!("layer.{layer}.attn.{part}_global");
-        let plain = nn::Activation::None;
-        let sizes = [h * d, hidden];
-        let first = self.g.gather(x, 0, rows.seg_lo)?;
-        let q = self.linear(first, &name("q"), sizes, config.qkv_bias, plain)?;
-        let k = self.linear(x, &name("k"), sizes, config.qkv_bias, plain)?;
-        let v = self.linear(x, &name("v"), sizes, config.qkv_bias, plain)?;
-        let q = self.g.reshape(q, &[count, h, d])?;
-        let k = self.g.reshape(k, &[rows.count, h, d])?;
-        let v = self.g.reshape(v, &[rows.count, h, d])?;
-        let (lo, hi) = (rows.seg_lo, rows.seg_hi);
-        let options = AttentionOptions { lo, hi, extra: None, bias: None, scale };
-        let global = nn::attention(&mut self.g, q, k, v, &options)?;
-        let spread = self.g.gather(global, 0, segment)?;
-        let row = self.g.iota(DType::I32, &[rows.count], 0)?;
-        let is_first = self.g.binary(Binary::Eq, row, rows.lo)?;
-        let is_first = self.g.reshape(is_first, &[rows.count, 1, 1])?;
-        self.g.select(is_first, spread, mixed)
-    }
-
     /// `residual + down(activation(up(x)))`, or its gated form.
     fn feed_forward(&mut self, x: ValueId, residual: ValueId, layer: usize) -> Made {
         let config = self.config;
@@ -428,126 +282,6 @@ impl Builder<'_> {
         let out = self.linear(inner, &name("down"), [hidden, ffn], config.ffn_bias, plain)?;
         self.g.add(out, residual)
     }
-
-    /// T5's buckets as a row for each distance: made once, from the table.
-    fn distance_table(&mut self, relative: RelativeBias) -> Made {
-        let heads = self.config.head_count;
-        let table = self.weight("attn.relative_bias", &[relative.bucket_count, heads]);
-        let reach = relative.max_distance as i64;
-        let values: Vec<f64> =
-            (-reach..=reach).map(|it| distance_bucket(it, relative) as f64).collect();
-        let shape = Shape::new(&[values.len()]);
-        let literal = Literal { dtype: DType::I32, shape, values };
-        let buckets = self.g.prim(Prim::Constant(literal), &[])?;
-        self.g.gather(table, 0, buckets)
-    }
-
-    fn text_head(
-        &mut self,
-        x: ValueId,
-        head: Head,
-        rows: &Rows,
-        outputs: &TextOutputs,
-    ) -> Result<(), GraphError> {
-        let config = self.config;
-        let hidden = config.hidden_len;
-        let mut x = if config.final_norm { self.norm(x, "final.norm")? } else { x };
-        if let Some(slot) = &outputs.token_slot {
-            let mapped = self.slot(x, hidden, slot)?;
-            self.g.output(&slot.name, mapped);
-        }
-        if let (true, Head::TokenProjection { out_len }) = (outputs.project, head) {
-            x = self.projection(x, out_len)?;
-            x = nn::l2_normalize(&mut self.g, x, L2_EPS)?;
-        }
-        let (lo, hi) = (rows.seg_lo, rows.seg_hi);
-        let g = &mut self.g;
-        let mut pooled = match outputs.pooling {
-            Pooling::None => {
-                let by_row = outputs.normalize && !matches!(head, Head::TokenProjection { .. });
-                let x = if by_row { nn::l2_normalize(g, x, L2_EPS)? } else { x };
-                g.output("tokens", x);
-                return Ok(());
-            }
-            Pooling::Mean => nn::pool(g, x, lo, hi, PoolKind::Mean)?,
-            Pooling::First => nn::pool(g, x, lo, hi, PoolKind::First)?,
-            Pooling::Last => nn::pool(g, x, lo, hi, PoolKind::Last)?,
-            Pooling::Max => nn::pool(g, x, lo, hi, PoolKind::Max)?,
-            Pooling::Eos { id } => {
-                let ids = rows.ids.unwrap_or(rows.lo);
-                nn::pool_eos(g, x, ids, lo, hi, id as i32)?
-            }
-            Pooling::LargestId => {
-                let row = largest_id_row(g, rows)?;
-                g.gather(x, 0, row)?
-            }
-            Pooling::Splade => self.splade(x, rows)?,
-        };
-        if let (true, Head::FirstTokenProjection { out_len } | Head::SharedProjection { out_len }) =
-            (outputs.project, head)
-        {
-            pooled = self.projection(pooled, out_len)?;
-        }
-        let in_len = self.g.shape(pooled).last();
-        for slot in &outputs.slots {
-            let mapped = self.slot(pooled, in_len, slot)?;
-            self.g.output(&slot.name, mapped);
-        }
-        if outputs.normalize {
-            pooled = nn::l2_normalize(&mut self.g, pooled, L2_EPS)?;
-        }
-        self.g.output("pooled", pooled);
-        Ok(())
-    }
-
-    fn slot(&mut self, x: ValueId, in_len: usize, slot: &SlotMap) -> Made {
-        let name = format!("project.{}", slot.name);
-        let ty = Type::new(DType::F32, &[slot.out_len, in_len]);
-        let weight = self.g.input(&name, Role::Weight, ty);
-        let mapped = nn::linear(&mut self.g, x, weight, None, nn::Activation::None)?;
-        nn::l2_normalize(&mut self.g, mapped, L2_EPS)
-    }
-
-    fn projection(&mut self, x: ValueId, out_len: usize) -> Made {
-        let in_len = self.g.shape(x).last();
-        let has_bias = self.config.family == calor_weights::Family::T5;
-        self.linear(x, "head.project", [out_len, in_len], has_bias, nn::Activation::None)
-    }
-
-    fn splade(&mut self, x: ValueId, rows: &Rows) -> Made {
-        let config = self.config;
-        let hidden = config.hidden_len;
-        let act = activation(config.activation);
-        let x = self.linear(x, "head.mlm.dense", [hidden, hidden], true, act)?;
-        let x = self.norm(x, "head.mlm.norm")?;
-        let vocab = config.vocab_count;
-        let weight = self.weight("head.mlm.decoder.weight", &[vocab, hidden]);
-        let bias = self.weight("head.mlm.decoder.bias", &[vocab]);
-        let (lo, hi) = (rows.seg_lo, rows.seg_hi);
-        nn::splade_pool(&mut self.g, x, [weight, bias], lo, hi, SPLADE_CHUNK_LEN)
-    }
-}
-
-/// The first row of each sequence that holds its largest id, `i32 [N]`.
-fn largest_id_row(g: &mut Graph, rows: &Rows) -> Made {
-    let ids = rows.ids.unwrap_or(rows.lo);
-    let n = g.shape(rows.seg_lo).element_count();
-    let sizes = [n, rows.count];
-    let row = g.iota(DType::I32, &sizes, 1)?;
-    let lo = g.reshape(rows.seg_lo, &[n, 1])?;
-    let hi = g.reshape(rows.seg_hi, &[n, 1])?;
-    let after = g.binary(Binary::Le, lo, row)?;
-    let before = g.binary(Binary::Lt, row, hi)?;
-    let inside = g.binary(Binary::And, after, before)?;
-    let ids = g.reshape(ids, &[1, rows.count])?;
-    let nothing = g.scalar(DType::I32, -1.0)?;
-    let own = g.select(inside, ids, nothing)?;
-    let largest = g.reduce_rows(Fold::Max, own)?;
-    let is_largest = g.binary(Binary::Eq, own, largest)?;
-    let found = g.binary(Binary::And, inside, is_largest)?;
-    let past = g.scalar(DType::I32, rows.count as f64)?;
-    let at = g.select(found, row, past)?;
-    g.reduce(Fold::Min, at, 1)
 }
 
 fn activation(activation: Activation) -> nn::Activation {
@@ -558,32 +292,4 @@ fn activation(activation: Activation) -> nn::Activation {
         Activation::Relu => nn::Activation::Relu,
         Activation::Silu => nn::Activation::Silu,
     }
-}
-
-/// The bucket of `key position - query position` (Raffel et al. 2020, as published models
-/// compute it: in single precision).
-fn distance_bucket(distance: i64, relative: RelativeBias) -> usize {
-    let RelativeBias { bucket_count, max_distance, bidirectional } = relative;
-    let (count, start, steps) = if bidirectional {
-        let half = bucket_count / 2;
-        (half, if distance > 0 { half } else { 0 }, distance.unsigned_abs() as usize)
-    } else {
-        (bucket_count, 0, (-distance).max(0) as usize)
-    };
-    let exact = count / 2;
-    if steps < exact {
-        return start + steps;
-    }
-    let ratio = (steps as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
-    let far = exact + (ratio * (count - exact) as f32) as usize;
-    start + far.min(count - 1)
-}
-
-#[test]
-fn buckets_are_those_of_t5() {
-    let relative = RelativeBias { bucket_count: 32, max_distance: 128, bidirectional: true };
-    let got: Vec<usize> = [0, -1, -7, -8, -15, -16, -64, -127, -128, -500, 1, 8, 128]
-        .map(|it| distance_bucket(it, relative))
-        .to_vec();
-    assert_eq!(got, [0, 1, 7, 8, 9, 10, 14, 15, 15, 15, 17, 24, 31]);
 }

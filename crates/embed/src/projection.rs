@@ -282,6 +282,34 @@ impl OrthonormalMap {
         Ok(Self { in_len, out_len, matrix })
     }
 
+    /// The same map out of a file in `folder`, made and kept there when it is not. A damaged file
+    /// is made anew.
+    ///
+    /// # Errors
+    /// As [`OrthonormalMap::new`]; [`EmbeddingError::IoError`] when it cannot be kept.
+    pub fn kept(folder: &Path, seed: u64, in_len: usize, out_len: usize) -> EmbeddingResult<Self> {
+        let name = format!("map-v{PROJECTION_VERSION}-{seed}-{in_len}x{out_len}.safetensors");
+        let path = folder.join(name);
+        let tensor = TensorShape { name: "projection.weight".into(), shape: vec![out_len, in_len] };
+        let read = || {
+            let file = TensorFile::open(&path, DigestRule::Required)?;
+            file.require(&tensor)?;
+            let mut matrix = vec![0.0; in_len * out_len];
+            file.read(&tensor.name, 0, &mut matrix)?;
+            Ok::<_, EmbeddingError>(Self { in_len, out_len, matrix })
+        };
+        if let Ok(map) = read() {
+            return Ok(map);
+        }
+        let map = Self::new(seed, in_len, out_len)?;
+        std::fs::create_dir_all(folder)
+            .map_err(|source| EmbeddingError::IoError { path: folder.into(), source })?;
+        let mut out = TensorFileWriter::create(&path, std::slice::from_ref(&tensor), &[])?;
+        out.write(&map.matrix)?;
+        out.finish()?;
+        Ok(map)
+    }
+
     /// Length of what is projected.
     pub fn in_len(&self) -> usize {
         self.in_len
@@ -384,6 +412,19 @@ fn require_some(what: &'static str, got_len: usize) -> EmbeddingResult<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kept_maps_are_read_back_and_damaged_ones_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = OrthonormalMap::kept(folder.path(), 3, 8, 12).unwrap();
+        assert_eq!(made, OrthonormalMap::new(3, 8, 12).unwrap());
+        let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = std::fs::read(&file).unwrap();
+        assert_eq!(OrthonormalMap::kept(folder.path(), 3, 8, 12).unwrap(), made);
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!(OrthonormalMap::kept(folder.path(), 3, 8, 12).unwrap(), made);
+    }
     use crate::embedding::{cosine, l2_norm};
 
     /// xxh64 of the values in steps of 1/10,000: the same on machines whose cosine differs in

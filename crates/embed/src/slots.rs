@@ -8,6 +8,7 @@ use calor_runtime::Build;
 
 use crate::embedding::{SparseVector, TokenMatrix, normalize_l2};
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::image_tower::ImageTower;
 use crate::input::Role;
 use crate::lexical::lexical_vector;
 use crate::model_id::ModelId;
@@ -15,7 +16,7 @@ use crate::packing::PackItem;
 use crate::profile::Need;
 use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
 use crate::tokenizer::{ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
-use crate::tower::{ImageTower, TextTower, weights_bytes};
+use crate::tower::{TextTower, weights_bytes};
 
 /// Seed of the fixed orthonormal maps; each model has its own stream.
 const MAP_SEED: u64 = 42;

@@ -9,17 +9,16 @@ use calor_ir::CheckedGraph;
 use calor_runtime::{
     Build, Choices, LaneId, Place, PlanStep, ProgramId, ProgramSpec, RuntimeError, WeightSource,
 };
-use calor_weights::{EncoderConfig, Head, Position, VisionConfig};
+use calor_weights::{EncoderConfig, Head, Position};
 
-use crate::encoder::{Pooling, TextOutputs, image_graph, text_graph};
+use crate::encoder::{TextOutputs, text_graph};
 use crate::error::{EmbeddingError, EmbeddingResult, LengthUnit};
-use crate::packing::PackOrder;
 use crate::packing::{
-    Bucket, Keys, PackBuffers, PackForm, PackItem, Positions, close_batches, pack,
+    Bucket, Keys, PackBuffers, PackForm, PackItem, PackOrder, Positions, close_batches, pack,
 };
 
 /// Longest that one program may take.
-const RUN_DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const RUN_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The device failed, or the graph could not be built for it.
 pub(crate) fn device_error(source: RuntimeError) -> EmbeddingError {
@@ -132,7 +131,7 @@ impl TextTower {
     ///
     /// # Errors
     /// [`EmbeddingError::ConfigError`] for token limits outside 1..=16,384.
-    pub fn new(build: &mut Build, lane: LaneId, spec: TextTowerSpec) -> EmbeddingResult<Self> {
+    pub fn new(lane: LaneId, spec: TextTowerSpec) -> EmbeddingResult<Self> {
         let room = spec.batch_tokens_max.max(spec.sequence_tokens_max).max(64);
         let ladder = Bucket::ladder(room)?;
         let pad_id = spec.config.special.pad.unwrap_or(0);
@@ -143,7 +142,6 @@ impl TextTower {
             Position::Learned { offset, .. } => Positions::AfterPad { pad_id: offset as u32 - 1 },
         };
         let form = PackForm { keys: Keys::Full, positions, type_id: 0, pad_id };
-        let _ = build;
         Ok(Self { spec, lane, form, ladder, programs: HashMap::new(), scratch: Scratch::default() })
     }
 
@@ -421,178 +419,5 @@ impl Scratch {
             start += item.ids.len();
         }
         Ok(())
-    }
-}
-
-/// A CLIP vision tower on a device.
-pub struct ImageTower {
-    label: String,
-    config: VisionConfig,
-    projection_len: Option<usize>,
-    normalize: bool,
-    source: Arc<dyn WeightSource>,
-    lane: LaneId,
-    programs: HashMap<usize, (ProgramId, usize, usize)>,
-    patches: Vec<f32>,
-}
-
-/// Most images in one program run.
-const IMAGE_COUNT_MAX: usize = 8;
-
-impl ImageTower {
-    /// A tower without any program yet.
-    pub fn new(
-        label: &str,
-        config: VisionConfig,
-        projection_len: Option<usize>,
-        normalize: bool,
-        source: Arc<dyn WeightSource>,
-        lane: LaneId,
-    ) -> Self {
-        Self {
-            label: label.to_owned(),
-            config,
-            projection_len,
-            normalize,
-            source,
-            lane,
-            programs: HashMap::new(),
-            patches: Vec::new(),
-        }
-    }
-
-    /// The tower's configuration.
-    pub fn config(&self) -> &VisionConfig {
-        &self.config
-    }
-
-    /// Its programs.
-    pub(crate) fn programs(&self) -> impl Iterator<Item = ProgramId> {
-        self.programs.values().map(|(id, ..)| *id)
-    }
-
-    /// Removes every program; the next run builds them anew.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
-        let mut programs = self.programs.drain();
-        programs.try_for_each(|(_, (id, ..))| build.remove(id).map_err(device_error))
-    }
-
-    /// One vector for each image.
-    ///
-    /// Shapes: each of `images` is `[channels, side, side]`, normalised.
-    ///
-    /// # Errors
-    /// [`EmbeddingError::DimensionMismatch`] for pixels of another size, and what the device
-    /// says.
-    pub fn run(&mut self, build: &mut Build, images: &[&[f32]]) -> EmbeddingResult<Vec<Vec<f32>>> {
-        let mut out = Vec::with_capacity(images.len());
-        for chunk in images.chunks(IMAGE_COUNT_MAX) {
-            out.extend(self.run_chunk(build, chunk)?);
-        }
-        Ok(out)
-    }
-
-    fn run_chunk(
-        &mut self,
-        build: &mut Build,
-        images: &[&[f32]],
-    ) -> EmbeddingResult<Vec<Vec<f32>>> {
-        let count = images.len().next_power_of_two();
-        let (id, input, output) = self.program(build, count)?;
-        let side = self.config.image_len;
-        let element_count = self.config.channel_count * side * side;
-        self.patches.clear();
-        for image in images {
-            if image.len() != element_count {
-                return Err(EmbeddingError::DimensionMismatch {
-                    what: "an image",
-                    want_len: element_count,
-                    got_len: image.len(),
-                });
-            }
-            unfold(image, &self.config, &mut self.patches);
-        }
-        self.patches.resize(count * element_count, 0.0);
-        let bytes = bytemuck::cast_slice(&self.patches);
-        build.write(id, input, bytes).map_err(device_error)?;
-        build.run(id, &[], RUN_DEADLINE).map_err(device_error)?;
-        let row_len = build.plan(id).buffers[output].ty.shape.last();
-        let mut rows = vec![0.0_f32; images.len() * row_len];
-        build.read(id, output, bytemuck::cast_slice_mut(&mut rows)).map_err(device_error)?;
-        Ok(rows.chunks_exact(row_len).map(<[f32]>::to_vec).collect())
-    }
-
-    fn program(
-        &mut self,
-        build: &mut Build,
-        count: usize,
-    ) -> EmbeddingResult<(ProgramId, usize, usize)> {
-        if let Some(program) = self.programs.get(&count) {
-            return Ok(*program);
-        }
-        let graph = image_graph(&self.config, self.projection_len, count, self.normalize)
-            .map_err(graph_error)?;
-        let spec = ProgramSpec {
-            label: &self.label,
-            token_count_max: count as u32,
-            sequence_count_max: count as u32,
-            lane: self.lane,
-            graph: &graph,
-            source: Some(self.source.clone()),
-            choices: &Choices::default(),
-        };
-        let id = build.program(&spec).map_err(device_error)?;
-        let plan = build.plan(id);
-        let missing = || EmbeddingError::InternalError { place: "image plan", source: None };
-        let input = plan.input_index("patches").ok_or_else(missing)?;
-        let output = plan.output_index("pooled").ok_or_else(missing)?;
-        self.programs.insert(count, (id, input, output));
-        Ok((id, input, output))
-    }
-}
-
-impl std::fmt::Debug for ImageTower {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageTower").field("label", &self.label).finish_non_exhaustive()
-    }
-}
-
-/// Patches in row-major order, each with its channels one after another: what a convolution with
-/// stride equal to its kernel multiplies.
-fn unfold(image: &[f32], config: &VisionConfig, out: &mut Vec<f32>) {
-    let (side, patch) = (config.image_len, config.patch_len);
-    for top in (0..side / patch * patch).step_by(patch) {
-        for left in (0..side / patch * patch).step_by(patch) {
-            for channel in 0..config.channel_count {
-                for y in top..top + patch {
-                    let start = (channel * side + y) * side + left;
-                    out.extend_from_slice(&image[start..start + patch]);
-                }
-            }
-        }
-    }
-}
-
-/// The pooling that a checkpoint asks for when nobody says otherwise.
-pub fn default_pooling(head: Head, config: &EncoderConfig) -> Pooling {
-    match head {
-        Head::TokenProjection { .. } => Pooling::None,
-        Head::FirstTokenProjection { .. } => Pooling::First,
-        Head::SharedProjection { .. } => end_of_text(config),
-        Head::None | Head::MaskedLm if config.causal => Pooling::Last,
-        Head::None | Head::MaskedLm => Pooling::Mean,
-    }
-}
-
-/// Where a text ends: at the configuration's end-of-text id, or at the largest id where that is
-/// the legacy value 2 (Radford et al. 2021; the published tokenizer ends texts with its largest).
-pub fn end_of_text(config: &EncoderConfig) -> Pooling {
-    const LEGACY: u32 = 2;
-    match config.special.eos {
-        Some(LEGACY) | None => Pooling::LargestId,
-        Some(id) => Pooling::Eos { id },
     }
 }

@@ -17,7 +17,9 @@ use calor_telemetry::event::{Cache, Event, Origin};
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::plan::{BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan};
+use crate::plan::{
+    BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan,
+};
 use crate::source::WeightSource;
 use memory::{Binding, Lane, boundary_bytes};
 use weights::Shared;

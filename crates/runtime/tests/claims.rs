@@ -1,4 +1,5 @@
 //! What the processor's claims make of encoder stacks. Snapshots are rewritten by `UPDATE=1`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -126,7 +127,10 @@ impl WeightSource for Zeros {
     }
 }
 
-fn prepare(graph: &CheckedGraph, claims: &'static [calor_device::Claim]) -> Result<(), RuntimeError> {
+fn prepare(
+    graph: &CheckedGraph,
+    claims: &'static [calor_device::Claim],
+) -> Result<(), RuntimeError> {
     let driver = NullDriver { claims, memory_bytes: 1 << 40 };
     let device = driver.open(0)?;
     let mut build = Build::new(device, u64::MAX, Arc::new(Counters::new()), Arc::new(Null));
@@ -147,9 +151,9 @@ fn prepare(graph: &CheckedGraph, claims: &'static [calor_device::Claim]) -> Resu
 fn the_null_device_prepares_every_plan() {
     for claims in [&[], CLAIMS] {
         for (op, case) in all_cases() {
-            let opaque = COMPOSITES.iter().any(|it| {
-                it.name == op && matches!(it.meaning, calor_ir::Meaning::Opaque { .. })
-            });
+            let opaque = COMPOSITES
+                .iter()
+                .any(|it| it.name == op && matches!(it.meaning, calor_ir::Meaning::Opaque { .. }));
             let prepared = prepare(&case.graph, claims);
             assert_eq!(prepared.is_err(), opaque, "{op}, {}: {prepared:?}", case.name);
         }

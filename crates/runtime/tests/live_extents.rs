@@ -1,11 +1,12 @@
 //! Live extents: garbage in the padding of inputs and of the arena reaches no live row.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use calor_device::Word;
 use calor_ir::{DType, Input, Role, Tensor, expand_all};
 use calor_runtime::{BufferKind, Capabilities, Choices, plan};
 use calor_testkit::random_graph::Numbers;
 use calor_testkit::stacks::{Family, Stack};
 use calor_testkit::{Reference, agree, check_plan};
-use calor_device::Word;
 
 const GENERATED: Capabilities = Capabilities { claims: &[], parallel_count: 2 };
 
@@ -33,7 +34,8 @@ fn index(name: &str, row: usize) -> f64 {
 fn tensor(input: &Input, ty: calor_ir::Type, garbage: Option<f64>) -> Tensor {
     let rows = ty.shape.sizes()[0];
     let live = if input.live == Some(0) { LENGTHS[0] + LENGTHS[1] } else { LENGTHS.len() };
-    let number = |row: usize| if row < live { index(&input.name, row) } else { garbage.unwrap_or(0.0) };
+    let number =
+        |row: usize| if row < live { index(&input.name, row) } else { garbage.unwrap_or(0.0) };
     let numbers: Vec<f64> = (0..rows).map(number).collect();
     Tensor::new(DType::I32, &[rows], &numbers)
 }

@@ -1,4 +1,5 @@
 //! Builds and sessions on the null device: preludes shared, quotas, the seal.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -102,9 +103,10 @@ fn work_on_weights_alone_runs_once_for_all_buckets() {
     let plan = bench.build.plan(small);
     assert!(!plan.prelude.is_empty(), "{plan}");
     let weight_names = ["w", "w2"].map(|it| plan.input_index(it).unwrap() as u32);
-    let in_run = plan.steps.iter().flat_map(PlanStep::reads).any(|span| {
-        weight_names.iter().any(|it| span.place == calor_runtime::Place::Buffer(*it))
-    });
+    let in_run =
+        plan.steps.iter().flat_map(PlanStep::reads).any(|span| {
+            weight_names.iter().any(|it| span.place == calor_runtime::Place::Buffer(*it))
+        });
     assert!(!in_run, "the run reads what the prelude has prepared: {plan}");
     assert_eq!(*bench.source.0.lock().unwrap(), ["w", "w2", "bias"]);
 
@@ -202,13 +204,9 @@ fn a_sealed_session_builds_nothing() {
         }
     }
     let change = session.counters().snapshot().since(&before);
-    for counter in [
-        Plain::Plans,
-        Plain::Compiles,
-        Plain::Loads,
-        Plain::Allocations,
-        Plain::SealedAllocations,
-    ] {
+    for counter in
+        [Plain::Plans, Plain::Compiles, Plain::Loads, Plain::Allocations, Plain::SealedAllocations]
+    {
         assert_eq!(change.get(counter), 0, "{counter:?}");
     }
     assert_eq!(change.get(Plain::Programs), 6);

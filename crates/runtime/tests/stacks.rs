@@ -1,7 +1,8 @@
 //! Plans of encoder stacks at real sizes: how much memory, how many kernels, how long.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use calor_device::{Claim, Driver};
 use calor_device::null::NullDriver;
+use calor_device::{Claim, Driver};
 use calor_runtime::{Capabilities, Choices, Plan, plan};
 use calor_telemetry::Stopwatch;
 use calor_testkit::check_plan;

@@ -1,6 +1,6 @@
 //! When two tensors agree.
 
-use calor_ir::Tensor;
+use calor_ir::{Tensor, Type};
 use thiserror::Error;
 
 /// The element that is furthest from what was wanted.
@@ -10,9 +10,9 @@ pub enum Mismatch {
     #[error("the type is {got}, not {want}")]
     Type {
         /// Type that came.
-        got: calor_ir::Type,
+        got: Box<Type>,
         /// Type that was wanted.
-        want: calor_ir::Type,
+        want: Box<Type>,
     },
     /// A number too far away.
     #[error("element {element_index} is {got}, not {want} within {tolerance}")]
@@ -36,7 +36,8 @@ pub enum Mismatch {
 /// The worst element that is not.
 pub fn agree(got: &Tensor, want: &Tensor, tolerance: f64) -> Result<(), Mismatch> {
     if got.ty != want.ty || got.data.len() != want.data.len() {
-        return Err(Mismatch::Type { got: got.ty, want: want.ty });
+        let (got, want) = (Box::new(got.ty), Box::new(want.ty));
+        return Err(Mismatch::Type { got, want });
     }
     let excess = |got: f64, want: f64| {
         if got == want || (got.is_nan() && want.is_nan()) {

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use calor_device::{BufferId, Device, DeviceError, Driver, Held, Span, Step, Word};
 use calor_ir::DType;
-use calor_kernel::{
-    Access, Address, Arg, Instr, InstrOp, Level, LoopProgram, Reg, Store, Unit,
-};
+use calor_kernel::{Access, Address, Arg, Instr, InstrOp, Level, LoopProgram, Reg, Store, Unit};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -123,10 +121,7 @@ fn add_one(width: u32) -> LoopProgram {
     LoopProgram {
         rank: 1,
         width,
-        args: vec![
-            Arg { dtype, access: Access::Read },
-            Arg { dtype, access: Access::Write },
-        ],
+        args: vec![Arg { dtype, access: Access::Read }, Arg { dtype, access: Access::Write }],
         body: vec![
             instr(InstrOp::Load { arg: 0, address: address(1), guard: None }, Level::Lane),
             instr(InstrOp::Const(1.0), Level::Row),

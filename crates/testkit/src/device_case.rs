@@ -121,10 +121,8 @@ pub fn check_case(driver: &dyn Driver, op: &str, case: &OpCase) -> Result<Checke
 }
 
 fn run(session: &mut Session, program: ProgramId, case: &OpCase) -> Result<Evaluated, Failure> {
-    let missing = |name: &str| RuntimeError::NoBuffer {
-        program: case.name.clone(),
-        name: name.to_owned(),
-    };
+    let missing =
+        |name: &str| RuntimeError::NoBuffer { program: case.name.clone(), name: name.to_owned() };
     for (name, role, tensor) in named_inputs(case) {
         if role != Role::Weight {
             let slot = session.plan(program).input_index(name).ok_or_else(|| missing(name))?;
@@ -172,8 +170,7 @@ pub fn compare(case: &OpCase, got: &Evaluated, want: &Evaluated) -> Result<(), F
     let got = got.outputs.iter().chain(&got.next_states);
     let want = want.outputs.iter().chain(&want.next_states);
     for ((what, got), want) in names.zip(got).zip(want) {
-        agree(got, want, case.tolerance)
-            .map_err(|mismatch| Failure::Differs { what, mismatch })?;
+        agree(got, want, case.tolerance).map_err(|mismatch| Failure::Differs { what, mismatch })?;
     }
     Ok(())
 }

@@ -122,8 +122,7 @@ impl Draw {
                 let lead: usize = long[..long.len() - short.len()].iter().product();
                 pairs.clone().map(|(a, b)| a.max(b)).product::<usize>() * lead
             };
-            pairs.clone().all(|(a, b)| a == b || *a == 1 || *b == 1)
-                && joint <= ELEMENT_COUNT_MAX
+            pairs.clone().all(|(a, b)| a == b || *a == 1 || *b == 1) && joint <= ELEMENT_COUNT_MAX
         };
         let others: Vec<ValueId> =
             self.values.iter().copied().filter(|it| fits(self, *it)).collect();
@@ -213,8 +212,7 @@ impl Draw {
 
     fn indices(&mut self, count: usize, end: usize) -> ValueId {
         // Some are out of range: they are clamped.
-        let values: Vec<i32> =
-            (0..count).map(|_| self.next.below(end + 2) as i32 - 1).collect();
+        let values: Vec<i32> = (0..count).map(|_| self.next.below(end + 2) as i32 - 1).collect();
         self.index_count += 1;
         self.case.indices(&format!("index{}", self.index_count), &values)
     }

@@ -225,10 +225,7 @@ pub fn run_on_interpreter(
 ///
 /// # Errors
 /// When the plan is not one of the graph.
-pub fn evaluated(
-    reference: &Reference<'_>,
-    graph: &Graph,
-) -> Result<Evaluated, ReferenceError> {
+pub fn evaluated(reference: &Reference<'_>, graph: &Graph) -> Result<Evaluated, ReferenceError> {
     let outputs = graph.outputs().iter().map(|it| reference.output(&it.name));
     let states = graph.states().iter().map(|state| match graph.op(state.input) {
         Op::Input(input) => reference.state(&input.name),

@@ -133,14 +133,12 @@ struct Building {
 impl Building {
     fn rows(&mut self) -> Rows {
         let Stack { token_count_max, sequence_count_max, .. } = self.stack;
-        let mut token = |name| {
-            self.g.live_input(name, 0, Type::new(DType::I32, &[token_count_max]))
-        };
+        let mut token =
+            |name| self.g.live_input(name, 0, Type::new(DType::I32, &[token_count_max]));
         let (ids, positions) = (token("ids"), token("positions"));
         let (lo, hi, first) = (token("lo"), token("hi"), token("first"));
-        let mut sequence = |name| {
-            self.g.live_input(name, 1, Type::new(DType::I32, &[sequence_count_max]))
-        };
+        let mut sequence =
+            |name| self.g.live_input(name, 1, Type::new(DType::I32, &[sequence_count_max]));
         let (segment_lo, segment_hi) = (sequence("segment_lo"), sequence("segment_hi"));
         Rows { ids, positions, lo, hi, first, segment_lo, segment_hi }
     }

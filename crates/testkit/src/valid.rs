@@ -79,15 +79,14 @@ fn check_edges(plan: &Plan) -> Result<(), Broken> {
                 high[0].iter_mut().zip(&low[direct]).for_each(|(to, from)| *to |= from);
             }
         }
-        for earlier in 0..at {
-            let (a, b) = (&plan.steps[earlier], &plan.steps[at]);
-            let meet = |a: &[PlanSpan], b: &[PlanSpan]| {
-                a.iter().any(|x| b.iter().any(|y| overlap(x, y)))
-            };
+        for (a, known) in plan.steps[..at].iter().zip(&before[at]) {
+            let b = &plan.steps[at];
+            let meet =
+                |a: &[PlanSpan], b: &[PlanSpan]| a.iter().any(|x| b.iter().any(|y| overlap(x, y)));
             let depends = meet(a.writes(), b.reads())
                 || meet(a.writes(), b.writes())
                 || meet(a.reads(), b.writes());
-            if depends && !before[at][earlier] {
+            if depends && !known {
                 return Err(Broken { step: at, rule: "a dependence has no edge" });
             }
         }

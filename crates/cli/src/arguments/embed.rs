@@ -50,7 +50,8 @@ pub(crate) struct EmbedArguments {
 /// Where items come from.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InputArguments {
-    /// Texts; standard input is read where there are none and no `--input`.
+    /// Texts, and files by name: a word that ends in a known extension is a file. Standard
+    /// input is read where there are none and no `--input`.
     #[arg(value_name = "TEXT")]
     pub(crate) texts: Vec<String>,
     /// Read .txt, .jsonl, .csv, .parquet or an image; `-` is standard input. May be repeated.
@@ -87,7 +88,8 @@ pub(crate) struct CheckpointArguments {
         long,
         value_name = "DIR",
         help_heading = "One checkpoint",
-        conflicts_with_all = ["profile", "models", "allow_partial", "reference_time", "now"]
+        conflicts_with_all =
+            ["profile", "models", "models_dir", "allow_partial", "reference_time", "now"]
     )]
     pub(crate) checkpoint: Option<PathBuf>,
     /// How rows become a vector; the checkpoint's own way if not given.
@@ -132,7 +134,7 @@ pub(crate) struct RunArguments {
     #[arg(long, help_heading = "Models")]
     pub(crate) allow_partial: bool,
     /// A folder of checkpoints, as `calor models synth` writes it, instead of the store.
-    #[arg(long, value_name = "DIR", help_heading = "Models", conflicts_with = "checkpoint")]
+    #[arg(long, value_name = "DIR", help_heading = "Models")]
     pub(crate) models_dir: Option<PathBuf>,
     /// Precision of the arithmetic.
     #[arg(long, value_enum, default_value = "f32", help_heading = "Models")]
@@ -144,7 +146,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Models")]
     pub(crate) now: Option<i64>,
     /// Device; a list such as cuda,cpu means the first that is there.
-    #[arg(long, value_name = "KIND", value_parser = device, default_value = "cpu", help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_parser = device,
+        default_value = "cpu",
+        help_heading = "Machine"
+    )]
     pub(crate) device: Wish,
     /// Threads; all processors if not given.
     #[arg(long, value_name = "N", help_heading = "Machine")]

@@ -62,12 +62,13 @@ wheel-file:FILE. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
 
 /// `calor models pull`.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = true, args = ["names", "profile"])]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 pub(crate) struct PullArguments {
     /// Names of models, or repositories of the hub as owner/name.
+    #[arg(group = "what")]
     pub(crate) names: Vec<String>,
     /// All models of a profile: mini or full.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "what")]
     pub(crate) profile: Option<String>,
     /// Try this instead of what the profile lists. May be repeated; tried in order.
     #[arg(long, value_name = "SOURCE")]

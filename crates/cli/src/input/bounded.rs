@@ -34,7 +34,7 @@ pub(super) fn read_line(
         let end = buffer.iter().position(|it| *it == b'\n');
         let part = &buffer[..end.unwrap_or(buffer.len())];
         // One byte more than allowed, for a carriage return that does not count.
-        let room = (len_max + 1).saturating_sub(out.len()).min(part.len());
+        let room = len_max.saturating_add(1).saturating_sub(out.len()).min(part.len());
         cut |= room < part.len();
         out.extend_from_slice(&part[..room]);
         let used = end.map_or(part.len(), |it| it + 1);

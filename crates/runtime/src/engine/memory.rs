@@ -109,7 +109,12 @@ impl Engine {
     }
 
     /// Makes room in a lane. Larger memory moves, so the lane's programs are prepared again.
-    pub(super) fn grow(&mut self, lane: LaneId, arena: u64, boundary: u64) -> Result<(), RuntimeError> {
+    pub(super) fn grow(
+        &mut self,
+        lane: LaneId,
+        arena: u64,
+        boundary: u64,
+    ) -> Result<(), RuntimeError> {
         let (old_arena, old_boundary) = {
             let lane = &self.lanes[lane.0];
             (lane.arena_bytes, lane.boundary_bytes)

@@ -101,7 +101,13 @@ impl Engine {
     }
 
     /// Whether a step's result is needed by the program, or by a prelude step that is.
-    pub(super) fn is_wanted(&self, plan: &Plan, at: usize, needed: &[bool], identity: Digest) -> bool {
+    pub(super) fn is_wanted(
+        &self,
+        plan: &Plan,
+        at: usize,
+        needed: &[bool],
+        identity: Digest,
+    ) -> bool {
         let exists = |index: usize| {
             plan.buffers[index].key.is_some_and(|key| self.shared.contains_key(&(identity, key)))
         };

@@ -303,5 +303,4 @@ impl Assembler<'_> {
             }
         }
     }
-
 }

@@ -80,9 +80,7 @@ impl Assembler<'_> {
     pub(super) fn leave(&mut self) {
         let graph = &self.claimed.graph;
         for output in graph.outputs() {
-            let wanted = |row: &BufferRow| {
-                matches!(&row.kind, BufferKind::Output { name } if *name == output.name)
-            };
+            let wanted = |row: &BufferRow| matches!(&row.kind, BufferKind::Output { name } if *name == output.name);
             let Some(index) = self.buffers.iter().position(wanted) else { continue };
             let from = self.whole(output.value);
             let to = Draft { home: Home::Buffer(index as u32), ..from };

@@ -52,4 +52,3 @@ pub(super) fn call_flops(unit: &Unit, words: &[i64]) -> u64 {
         Unit::Call(Call::Pack { .. }) | Unit::Source(_) | Unit::Loop(_) => 0,
     }
 }
-

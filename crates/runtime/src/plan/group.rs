@@ -9,11 +9,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use calor_device::{Layout, OfferArg};
 use calor_ir::{Graph, NodeId, Op, Prim, ValueId};
 
+use super::PlanError;
 use super::claims::{Claimed, is_builtin, reads, writes};
 use super::pull::Stop;
 use super::root::{Built, Kernel, build};
 use super::view::{dense_root, rows_of};
-use super::PlanError;
 
 /// Stored values and their kernels.
 pub(super) struct Grouped {
@@ -241,9 +241,8 @@ fn costly(graph: &Graph) -> Vec<bool> {
     for (index, node) in graph.nodes().iter().enumerate() {
         for value in node.results() {
             let count = graph.shape(value).element_count();
-            let reads = |it: &ValueId| {
-                graph.shape(*it).element_count() * 8 >= count && much[it.index()]
-            };
+            let reads =
+                |it: &ValueId| graph.shape(*it).element_count() * 8 >= count && much[it.index()];
             much[value.index()] = match &node.op {
                 Op::Input(_) | Op::Composite(..) => true,
                 Op::Prim(Prim::Constant(_) | Prim::Iota { .. }) => false,

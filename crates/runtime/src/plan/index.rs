@@ -119,44 +119,39 @@ pub(super) fn through_reshape(from: &Shape, to: &Shape, map: &Map) -> Option<Map
         if j == to.len() && from[i..].iter().all(|size| *size == 1) {
             i = from.len();
         }
-        let real: Vec<usize> = (i0..i).filter(|at| from[*at] != 1).collect();
-        let mut linear = Coord::default();
-        for at in (j0..j).filter(|at| to[*at] != 1) {
-            linear = linear.scaled(to[at] as i64, 0).plus(&map[at]);
+        out.extend(group_source(&from[i0..i], &to[j0..j], &map[j0..j])?);
+    }
+    Some(out)
+}
+
+/// Coordinates of one group of source dimensions, from those of as many elements of the result.
+fn group_source(from: &[usize], to: &[usize], map: &[Coord]) -> Option<Vec<Coord>> {
+    let real: Vec<usize> = (0..from.len()).filter(|at| from[*at] != 1).collect();
+    let targets: Vec<usize> = (0..to.len()).filter(|at| to[*at] != 1).collect();
+    let mut out = vec![Coord::number(0); from.len()];
+    let linear = targets
+        .iter()
+        .fold(Coord::default(), |sum, at| sum.scaled(to[*at] as i64, 0).plus(&map[*at]));
+    if let [only] = real.as_slice() {
+        out[*only] = linear;
+        return Some(out);
+    }
+    // Several source dimensions: they must be the same ones as in the result.
+    let same =
+        real.len() == targets.len() && real.iter().zip(&targets).all(|(a, b)| from[*a] == to[*b]);
+    if same {
+        for (at, target) in real.iter().zip(&targets) {
+            out[*at] = map[*target].clone();
         }
-        match real.as_slice() {
-            [] => out.extend((i0..i).map(|_| Coord::number(0))),
-            [only] => {
-                for at in i0..i {
-                    out.push(if at == *only { linear.clone() } else { Coord::number(0) });
-                }
-            }
-            many => {
-                // Several source dimensions: they must be the same ones as in the result.
-                let targets: Vec<usize> = (j0..j).filter(|at| to[*at] != 1).collect();
-                let same = many.len() == targets.len()
-                    && many.iter().zip(&targets).all(|(a, b)| from[*a] == to[*b]);
-                if same {
-                    let mut next = targets.iter();
-                    for at in i0..i {
-                        out.push(match many.contains(&at).then(|| next.next()).flatten() {
-                            Some(target) => map[*target].clone(),
-                            None => Coord::number(0),
-                        });
-                    }
-                } else if linear.is_number() {
-                    let mut rest = linear.constant;
-                    let mut coords = Vec::new();
-                    for at in (i0..i).rev() {
-                        coords.push(Coord::number(rest % from[at] as i64));
-                        rest /= from[at] as i64;
-                    }
-                    out.extend(coords.into_iter().rev());
-                } else {
-                    return None;
-                }
-            }
-        }
+        return Some(out);
+    }
+    if !linear.is_number() {
+        return real.is_empty().then_some(out);
+    }
+    let mut rest = linear.constant;
+    for (coord, size) in out.iter_mut().zip(from).rev() {
+        *coord = Coord::number(rest % *size as i64);
+        rest /= *size as i64;
     }
     Some(out)
 }

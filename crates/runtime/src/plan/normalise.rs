@@ -69,10 +69,10 @@ fn chunks_of(
     let key = format!("fold {extent}x{result_count} chunks");
     if let Some(chosen) = choices.0.get(&key) {
         let chosen = usize::try_from(*chosen).unwrap_or(1);
-        return if chosen > 0 && extent % chosen == 0 { chosen } else { 1 };
+        return if chosen > 0 && extent.is_multiple_of(chosen) { chosen } else { 1 };
     }
     let wanted = (capabilities.parallel_count as usize * 4).clamp(8, 1024);
-    let chunks = (1..=wanted).rev().find(|it| extent % it == 0).unwrap_or(1);
+    let chunks = (1..=wanted).rev().find(|it| extent.is_multiple_of(*it)).unwrap_or(1);
     defaults.0.insert(key, chunks as i64);
     chunks
 }

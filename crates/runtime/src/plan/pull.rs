@@ -15,9 +15,9 @@ use calor_ir::{Binary, DType, Graph, Op, Prim, ValueId};
 use calor_kernel::{Access, Arg, Bounds, Instr, InstrOp, Reg};
 
 use super::PlanError;
-use super::index::{Coord, Map, through_reshape};
+use super::index::{Coord, Map};
 use super::normalise::{FEW_RESULTS, LONG_FOLD};
-use super::view::dense_root;
+use super::view::{dense_root, through_view};
 use registers::Key;
 
 /// Why code cannot be pulled.
@@ -180,52 +180,13 @@ impl<'a> Puller<'a> {
                 let index = self.coord(&map[*axis]);
                 Ok(self.cast(index, *dtype))
             }
-            Prim::Philox => {
-                let key0 = self.pull(inputs[0], &vec![Coord::number(0)])?;
-                let key1 = self.pull(inputs[0], &vec![Coord::number(1)])?;
-                let counter = self.pull(inputs[1], map)?;
-                let level = self.level(key0).join(self.level(key1)).join(self.level(counter));
-                Ok(self.emit(InstrOp::Philox { key0, key1, counter }, level, dtype))
-            }
-            Prim::Broadcast { axes, shape } => {
-                let from = graph.shape(inputs[0]);
-                let at = |(size, axis): (&usize, &usize)| {
-                    let repeated = *size == 1 && shape.sizes()[*axis] != 1;
-                    if repeated { Coord::number(0) } else { map[*axis].clone() }
-                };
-                let source = from.sizes().iter().zip(axes).map(at).collect();
-                self.pull(inputs[0], &source)
-            }
-            Prim::Reshape(to) => {
-                let from = graph.shape(inputs[0]);
-                let source = through_reshape(&from, to, map).ok_or(Stop::Store(inputs[0]))?;
-                self.pull(inputs[0], &source)
-            }
-            Prim::Permute(axes) => {
-                let mut source = map.clone();
-                for (coord, axis) in map.iter().zip(axes) {
-                    source[*axis] = coord.clone();
-                }
-                self.pull(inputs[0], &source)
-            }
-            Prim::Slice { start, step, .. } => {
-                let at = |(axis, coord): (usize, &Coord)| {
-                    coord.scaled(step[axis] as i64, start[axis] as i64)
-                };
-                let source = map.iter().enumerate().map(at).collect();
+            Prim::Philox => self.philox(inputs[0], inputs[1], map),
+            Prim::Broadcast { .. } | Prim::Reshape(_) | Prim::Permute(_) | Prim::Slice { .. } => {
+                let source = self.source(prim, inputs[0], map).ok_or(Stop::Store(inputs[0]))?;
                 self.pull(inputs[0], &source)
             }
             Prim::Pad { low, value: number, .. } => self.pad(inputs[0], low, *number, map),
-            Prim::Gather { axis } => {
-                let (table, indices) = (inputs[0], inputs[1]);
-                let count = graph.shape(indices).rank();
-                let index = self.pull(indices, &map[*axis..*axis + count].to_vec())?;
-                let extent = graph.shape(table).sizes()[*axis];
-                let mut source = map[..*axis].to_vec();
-                source.push(Coord::register(index, extent));
-                source.extend_from_slice(&map[*axis + count..]);
-                self.pull(table, &source)
-            }
+            Prim::Gather { axis } => self.gather(inputs[0], inputs[1], *axis, map),
             Prim::Reduce { fold, axis } => {
                 let extent = graph.shape(inputs[0]).sizes()[*axis];
                 if is_second_phase(graph, value) && !self.is_stored(inputs[0]) {
@@ -242,6 +203,45 @@ impl<'a> Puller<'a> {
                 Err(Stop::Store(value))
             }
         }
+    }
+
+    /// The coordinates of an element of a view in what it is a view of, where they are affine.
+    fn source(&self, view: &Prim, of: ValueId, map: &Map) -> Option<Map> {
+        match view {
+            Prim::Broadcast { axes, shape } => {
+                let from = self.graph.shape(of);
+                let at = |(size, axis): (&usize, &usize)| {
+                    let repeated = *size == 1 && shape.sizes()[*axis] != 1;
+                    if repeated { Coord::number(0) } else { map[*axis].clone() }
+                };
+                Some(from.sizes().iter().zip(axes).map(at).collect())
+            }
+            prim => through_view(self.graph, prim, of, map),
+        }
+    }
+
+    fn philox(&mut self, key: ValueId, counter: ValueId, map: &Map) -> Result<Reg, Stop> {
+        let key0 = self.pull(key, &vec![Coord::number(0)])?;
+        let key1 = self.pull(key, &vec![Coord::number(1)])?;
+        let counter = self.pull(counter, map)?;
+        let level = self.level(key0).join(self.level(key1)).join(self.level(counter));
+        Ok(self.emit(InstrOp::Philox { key0, key1, counter }, level, DType::U32))
+    }
+
+    fn gather(
+        &mut self,
+        table: ValueId,
+        indices: ValueId,
+        axis: usize,
+        map: &Map,
+    ) -> Result<Reg, Stop> {
+        let count = self.graph.shape(indices).rank();
+        let index = self.pull(indices, &map[axis..axis + count].to_vec())?;
+        let extent = self.graph.shape(table).sizes()[axis];
+        let mut source = map[..axis].to_vec();
+        source.push(Coord::register(index, extent));
+        source.extend_from_slice(&map[axis + count..]);
+        self.pull(table, &source)
     }
 
     fn pad(&mut self, x: ValueId, low: &[usize], number: f64, map: &Map) -> Result<Reg, Stop> {
@@ -274,7 +274,6 @@ impl<'a> Puller<'a> {
         let outside = self.number(self.dtype(element), number);
         Ok(self.select(inside, element, outside))
     }
-
 }
 
 /// Whether `value` folds what another fold gives and there are few results of long folds: then

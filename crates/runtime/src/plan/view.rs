@@ -18,6 +18,29 @@ fn is_view(graph: &Graph, value: ValueId) -> bool {
     matches!(graph.op(value), Op::Prim(Prim::Permute(_) | Prim::Slice { .. } | Prim::Reshape(_)))
 }
 
+/// The coordinates in `of` of an element of a reshape, permutation or slice of it; nothing where
+/// they are not affine, or for anything else.
+pub(super) fn through_view(graph: &Graph, view: &Prim, of: ValueId, map: &Map) -> Option<Map> {
+    if let Prim::Reshape(to) = view {
+        return through_reshape(&graph.shape(of), to, map);
+    }
+    if let Prim::Permute(axes) = view {
+        let mut source = map.clone();
+        for (coord, axis) in map.iter().zip(axes) {
+            source[*axis] = coord.clone();
+        }
+        return Some(source);
+    }
+    if let Prim::Slice { start, step, .. } = view {
+        let along = map.iter().zip(start.iter().zip(step));
+        let at = |(it, (start, step)): (&Coord, (&usize, &usize))| {
+            it.scaled(*step as i64, *start as i64)
+        };
+        return Some(along.map(at).collect());
+    }
+    None
+}
+
 /// Rows of a value inside the memory of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows {
@@ -52,23 +75,12 @@ pub(super) fn rows_of(
             break;
         }
         let node = graph.node(graph.maker(at));
-        let source = match &node.op {
-            Op::Prim(Prim::Reshape(to)) => through_reshape(&graph.shape(node.inputs[0]), to, &map)?,
-            Op::Prim(Prim::Permute(axes)) => {
-                let mut source = map.clone();
-                for (coord, axis) in map.iter().zip(axes) {
-                    source[*axis] = coord.clone();
-                }
-                source
+        match &node.op {
+            Op::Prim(view @ (Prim::Reshape(_) | Prim::Permute(_) | Prim::Slice { .. })) => {
+                map = through_view(graph, view, node.inputs[0], &map)?;
             }
-            Op::Prim(Prim::Slice { start, step, .. }) => map
-                .iter()
-                .enumerate()
-                .map(|(axis, it)| it.scaled(step[axis] as i64, start[axis] as i64))
-                .collect(),
             Op::Prim(_) | Op::Input(_) | Op::Composite(..) => break,
-        };
-        map = source;
+        }
         at = node.inputs[0];
     }
     let strides = graph.shape(at).strides();

@@ -152,7 +152,12 @@ impl Puller<'_> {
     }
 
     /// A pooled segment: steps from `lo` to `hi`.
-    pub(in crate::plan) fn segment(&mut self, value: ValueId, attrs: &Attrs, map: &Map) -> Result<Reg, Stop> {
+    pub(in crate::plan) fn segment(
+        &mut self,
+        value: ValueId,
+        attrs: &Attrs,
+        map: &Map,
+    ) -> Result<Reg, Stop> {
         let graph = self.graph;
         let node = graph.node(graph.maker(value));
         let (x, lo, hi) = (node.inputs[0], node.inputs[1], node.inputs[2]);

@@ -8,7 +8,12 @@ use super::super::index::{Coord, LANE, Map, STEP};
 use super::{Puller, Stop};
 
 impl Puller<'_> {
-    pub(in crate::plan) fn load(&mut self, base: ValueId, shape: Shape, map: &Map) -> Result<Reg, Stop> {
+    pub(in crate::plan) fn load(
+        &mut self,
+        base: ValueId,
+        shape: Shape,
+        map: &Map,
+    ) -> Result<Reg, Stop> {
         let dtype = self.graph.ty(base).dtype;
         let strides = shape.strides();
         let linear = map.iter().zip(strides).fold(Coord::default(), |sum, (coord, stride)| {

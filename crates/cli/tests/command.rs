@@ -1,0 +1,329 @@
+//! The command as users run it: answers, exit codes, and what is left on the disk.
+//!
+//! Needs nothing but a processor: models are tiny and seeded, and the network is off.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+struct Calor {
+    root: TempDir,
+}
+
+struct Answer {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Calor {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Answer {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(self.root.path())
+            .env_clear()
+            .env("HOME", self.root.path())
+            .env("CALOR_HOME", self.root.path().join("home"))
+            .env("HF_HUB_OFFLINE", "1")
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let Output { status, stdout, stderr } = output;
+        Answer {
+            code: status.code().unwrap_or(-1),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    fn run(&self, line: &[&str]) -> Answer {
+        self.command(env!("CARGO_BIN_EXE_calor"), line)
+    }
+
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.root.path().join(name), text).unwrap();
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(self.root.path()).unwrap();
+        let mut names: Vec<String> =
+            names.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|it| it != "home");
+        names.sort();
+        names
+    }
+}
+
+#[track_caller]
+fn check(answer: &Answer, code: i32, want: &str) {
+    let Answer { code: found, out, err } = answer;
+    assert_eq!(*found, code, "out: {out}\nerr: {err}");
+    assert!(out.contains(want) || err.contains(want), "wanted `{want}`\nout: {out}\nerr: {err}");
+}
+
+fn lines(answer: &Answer) -> Vec<Json> {
+    answer.out.lines().map(|it| serde_json::from_str(it).unwrap()).collect()
+}
+
+#[test]
+fn usage_is_named_and_helped() {
+    let calor = Calor::new();
+    check(&calor.run(&[]), 2, "Usage: calor");
+    check(&calor.run(&["--help"]), 0, "Exit codes");
+    check(&calor.run(&["embed", "--help"]), 0, "Examples:");
+    check(&calor.run(&["embd"]), 2, "embed");
+    check(&calor.run(&["embed", "--outptu", "x"]), 2, "--output");
+    check(&calor.run(&["embed", "x", "--output", "a.xyz"]), 2, "hint: use one of: jsonl, npy");
+    check(&calor.run(&["embed", "--input", "a.docx"]), 2, "--format");
+    check(&calor.run(&["embed", "x", "--models", "e13"]), 2, "there is no `e13`");
+    check(&calor.run(&["embed", "--checkpoint", "absent", "x"]), 2, "absent");
+    check(&calor.run(&["completions", "bash"]), 0, "_calor");
+    check(&calor.run(&["version"]), 0, "calor 0.");
+    let version: Json = serde_json::from_str(&calor.run(&["version", "--json"]).out).unwrap();
+    assert_eq!(version["devices"], serde_json::json!(["cpu"]));
+}
+
+#[test]
+fn no_device_is_a_substitute_for_another() {
+    let calor = Calor::new();
+    let answer = calor.run(&["embed", "x", "--profile", "random", "--device", "cuda"]);
+    check(&answer, 4, "this build has no device `cuda`");
+    let answer = calor.run(&["embed", "x", "--profile", "random", "--device", "cuda,cpu"]);
+    check(&answer, 0, "fused");
+    check(&calor.run(&["embed", "x", "--device", "tpu"]), 2, "no device is called `tpu`");
+}
+
+#[test]
+fn input_that_cannot_be_read_is_said() {
+    let calor = Calor::new();
+    let random = ["embed", "--profile", "random", "--input"];
+    let with = |name| calor.run(&[&random[..], &[name]].concat());
+    check(&with("absent.txt"), 3, "absent.txt does not exist");
+    calor.file("empty.txt", "\n\n");
+    check(&with("empty.txt"), 3, "nothing to embed");
+    calor.file("cut.parquet", "PAR1");
+    check(&with("cut.parquet"), 3, "not a Parquet file");
+    calor.file("a.csv", "body\nx\n");
+    check(&with("a.csv"), 2, "no column `text`");
+}
+
+#[test]
+fn a_model_without_a_source_is_a_fault_of_the_environment() {
+    let calor = Calor::new();
+    let answer = calor.run(&["models", "pull", "all-MiniLM-L6-v2", "--source", "hub"]);
+    check(&answer, 4, "offline was asked for");
+    check(&calor.run(&["models", "pull", "x", "--source", "magic"]), 2, "directory:DIR");
+    check(&calor.run(&["doctor"]), 0, "HF_HUB_OFFLINE is set");
+    let doctor: Json = serde_json::from_str(&calor.run(&["doctor", "--json"]).out).unwrap();
+    assert!(doctor["findings"].as_array().unwrap().len() > 5);
+}
+
+#[test]
+fn models_are_made_pulled_verified_and_removed() {
+    let calor = Calor::new();
+    let answer = calor.run(&["models", "synth", "--profile", "tiny", "--models", "e8,e11", "m"]);
+    check(&answer, 0, "m/all-MiniLM-L6-v2");
+    let source = "directory:m/all-MiniLM-L6-v2";
+    let pull = ["models", "pull", "tiny-model", "--source", "directory:absent", "--source", source];
+    let answer = calor.run(&pull);
+    check(&answer, 0, "tiny-model pulled");
+    assert!(answer.err.contains("directory absent: "), "each attempt is said: {}", answer.err);
+    check(&calor.run(&pull), 0, "tiny-model is there");
+    check(&calor.run(&["models", "import", "other", "m/paraphrase-MiniLM-L6-v2"]), 0, "imported");
+    let list: Json = serde_json::from_str(&calor.run(&["models", "list", "--json"]).out).unwrap();
+    assert_eq!(list["models"].as_array().unwrap().len(), 2, "{list}");
+    check(&calor.run(&["models", "verify"]), 0, "tiny-model is as it was pulled");
+    let file = calor.root.path().join("home/models/tiny-model/main/config.json");
+    fs::write(&file, fs::read_to_string(&file).unwrap() + " ").unwrap();
+    check(&calor.run(&["models", "verify", "tiny-model"]), 3, "hint");
+    check(&calor.run(&["models", "remove", "tiny-model"]), 0, "removed");
+    check(&calor.run(&["models", "remove", "tiny-model"]), 2, "no model `tiny-model`");
+    check(&calor.run(&["models", "synth", "--models", "e2", "m"]), 2, "no synthetic model");
+}
+
+#[test]
+fn bad_items_fail_alone_and_are_listed() {
+    let calor = Calor::new();
+    let good = r#"{"id": "a", "text": "one text", "instruction": "epoch:86400"}"#;
+    let bad = concat!(
+        "{\"text\": \"\"}\n{\n{\"text\": \"a\\u0000\"}\n",
+        "{\"input_ids\": [1]}\n{\"text\": \"\u{1}\"}",
+    );
+    let clock = r#"{"text": "x", "instruction": "epoch:never"}"#;
+    let mut text = format!("{good}\n{bad}\n{clock}\n").into_bytes();
+    text.extend(b"{\"text\": \"\xff\"}\n");
+    calor.file("t.jsonl", text);
+    let line = ["embed", "--profile", "random", "--input", "t.jsonl", "--json"];
+    let answer = calor.run(&[&line[..], &["--report", "r.json"]].concat());
+    check(&answer, 1, "t.jsonl:2: the text is empty");
+    let rows = lines(&answer);
+    assert_eq!(rows[0]["id"], "a");
+    assert_eq!(rows[0]["fused"].as_array().unwrap().len(), 1536);
+    assert_eq!(rows[0]["semantic"].as_array().unwrap().len(), 1024);
+    assert!(rows[0]["untrained"][0].as_str().unwrap().contains("seeded"));
+    assert_eq!(rows[0]["timestamp_defaulted"], false);
+    let report = fs::read_to_string(calor.root.path().join("r.json")).unwrap();
+    let report: Json = serde_json::from_str(&report).unwrap();
+    let places: Vec<&str> = report["failed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["place"].as_str().unwrap())
+        .collect();
+    let wanted = [2, 3, 4, 5, 6, 7, 8].map(|it| format!("t.jsonl:{it}"));
+    assert_eq!(places, wanted, "{report:#}");
+    assert_eq!(report["item_count"], 8);
+    assert_eq!(report["done_count"], 1);
+    assert!(report["untrained"].as_array().is_some_and(|it| !it.is_empty()));
+}
+
+#[test]
+fn long_texts_are_cut_or_refused_as_the_user_says() {
+    let calor = Calor::new();
+    calor.file("long.txt", format!("{}\nshort\n", "word ".repeat(1 << 20)));
+    let models = "e9,e11";
+    let line =
+        ["embed", "--profile", "random", "--input", "long.txt", "--json", "--models", models];
+    let rows = lines(&calor.run(&line));
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["truncated"], true);
+    assert_eq!(rows[1]["truncated"], false);
+    let answer = calor.run(&[&line[..], &["--on-too-long", "refuse"]].concat());
+    check(&answer, 1, "long.txt:1: longer than 65536 bytes");
+    assert_eq!(lines(&answer).len(), 1);
+}
+
+#[test]
+fn every_file_format_is_written() {
+    let calor = Calor::new();
+    for name in ["a.jsonl", "a.npy", "a.parquet", "a.safetensors"] {
+        let line = ["embed", "--profile", "random", "one", "two", "--output", name];
+        check(&calor.run(&line), 0, "untrained: every model");
+    }
+    assert_eq!(calor.names(), ["a.jsonl", "a.npy", "a.npy.json", "a.parquet", "a.safetensors"]);
+    let npy = fs::read(calor.root.path().join("a.npy")).unwrap();
+    assert!(String::from_utf8_lossy(&npy[..128]).contains("(2, 1536)"));
+    let notes = fs::read_to_string(calor.root.path().join("a.npy.json")).unwrap();
+    assert!(notes.contains("untrained") && notes.contains("\"argument 2\""), "{notes}");
+    let header = fs::read(calor.root.path().join("a.safetensors")).unwrap();
+    let header = String::from_utf8_lossy(&header[..2000]).into_owned();
+    assert!(header.contains("\"embeddings\"") && header.contains("untrained"), "{header}");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_under_the_name() {
+    let calor = Calor::new();
+    calor.run(&["embed", "--profile", "random", "warm"]); // Its models are written before.
+    let texts: String = (0..40).map(|it| format!("text number {it}\n")).collect();
+    calor.file("t.txt", texts);
+    for name in ["a.jsonl", "a.npy", "a.parquet", "a.safetensors"] {
+        // A limit of 64 KiB a file stands in for a full disk: both end in a failed write.
+        let script = format!(
+            "trap '' XFSZ; ulimit -f 64; \
+             exec {} embed --profile random --input t.txt --output {name}",
+            env!("CARGO_BIN_EXE_calor")
+        );
+        check(&calor.command("bash", &["-c", &script]), 4, "no space left to write");
+        assert_eq!(calor.names(), ["t.txt"], "after {name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_embeds_by_itself() {
+    let calor = Calor::new();
+    check(&calor.run(&["models", "synth", "--models", "e11,e6", "m"]), 0, "m/");
+    let dir = "m/all-MiniLM-L6-v2";
+    calor.file("t.jsonl", "{\"text\": \"a text\"}\n{\"input_ids\": [2, 5, 3]}\n");
+    let line = ["embed", "--checkpoint", dir, "--input", "t.jsonl", "--json"];
+    let rows = lines(&calor.run(&line));
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0]["embedding"].as_array().unwrap().len(), 32);
+    assert_eq!(rows[1]["token_count"], 3);
+    let tokens = [&line[..5], &["--pool", "none", "--output", "t.safetensors"]].concat();
+    check(&calor.run(&tokens), 0, "2 of 2 items");
+    let bytes = fs::read(calor.root.path().join("t.safetensors")).unwrap();
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Json = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    assert_eq!(header["tokens.1"]["shape"], serde_json::json!([3, 32]));
+    let splade = ["embed", "--checkpoint", dir, "--pool", "splade", "x"];
+    check(&calor.run(&splade), 2, "masked-language-model");
+    let plan = calor.run(&["plan", "show", "--checkpoint", dir, "--tokens", "64", "--kernels"]);
+    check(&plan, 0, "\nrun:\n");
+}
+
+#[test]
+fn the_nearest_texts_are_found_in_texts_and_in_vectors() {
+    let calor = Calor::new();
+    calor.file("c.txt", "bread and butter\nheat and cold\nnight trains\n");
+    let random = ["--profile", "random", "--corpus"];
+    let search = |corpus, by| {
+        let line = [&["search", "night trains"], &random[..], &[corpus, "--by", by, "--json"]];
+        let answer = calor.run(&line.concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        lines(&answer)
+    };
+    let output = ["embed", "--profile", "random", "--input", "c.txt", "--output", "c.jsonl"];
+    check(&calor.run(&[&output[..], &["--now", "0"]].concat()), 0, "3 of 3 items");
+    for by in ["e9", "e11", "e12", "e6", "fused"] {
+        for corpus in ["c.txt", "c.jsonl"] {
+            let hits = search(corpus, by);
+            assert_eq!(hits.len(), 3, "{by}");
+            if by == "e9" || by == "e11" {
+                assert_eq!(hits[0]["text"], "night trains", "{corpus} by {by}");
+            }
+        }
+    }
+    let other =
+        ["search", "x", "--corpus", "c.jsonl", "--profile", "mini", "--models-dir", "absent"];
+    assert_ne!(calor.run(&other).code, 0);
+    check(&calor.run(&["search", "x", "--corpus", "absent.txt"]), 3, "does not exist");
+}
+
+#[test]
+fn what_happened_is_recorded() {
+    let calor = Calor::new();
+    let line = ["embed", "--profile", "random", "x", "--telemetry", "t.jsonl", "--trace", "t.json"];
+    check(&calor.run(&line), 0, "fused");
+    let read = |name: &str| fs::read_to_string(calor.root.path().join(name)).unwrap();
+    assert!(read("t.jsonl").lines().all(|it| it.contains("calor.telemetry/")));
+    assert!(read("t.jsonl").contains("program_ran"));
+    assert!(read("t.json").contains("traceEvents"));
+}
+
+#[test]
+fn graphs_are_planned_from_text() {
+    let calor = Calor::new();
+    calor.file("g.txt", "nonsense");
+    check(&calor.run(&["plan", "show", "--graph", "g.txt"]), 3, "is no graph");
+    check(&calor.run(&["plan", "show", "--graph", "absent"]), 3, "cannot read the graph");
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_leaves_nothing() {
+    let calor = Calor::new();
+    calor.run(&["embed", "--profile", "random", "warm"]);
+    let script = format!(
+        "(while :; do echo endless text; done) | {} embed --profile random --output a.npy & \
+         sleep 2; kill -INT $(pgrep -P $$ calor); wait $!",
+        env!("CARGO_BIN_EXE_calor")
+    );
+    if !Path::new("/usr/bin/pgrep").exists() {
+        eprintln!("SKIPPED an_interrupted_run_leaves_nothing: pgrep is not installed");
+        return;
+    }
+    let answer = calor.command("bash", &["-c", &script]);
+    assert_eq!(answer.code, 130, "{}", answer.err);
+    assert!(calor.names().is_empty(), "{:?}", calor.names());
+}
