@@ -150,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn loop_programs_round_trip() {
+        for example in calor_kernel::examples::all() {
+            check(&Unit::Loop(example.program));
+        }
+    }
+
+    #[test]
     fn sources_round_trip() {
         for row in SOURCES {
             let params = row.params.iter().zip(-1..).map(|(name, value)| (*name, value)).collect();

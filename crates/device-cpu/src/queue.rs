@@ -11,6 +11,7 @@ use calor_device::{BufferId, CodeId, DeviceError, PreparedId, Queue, Span, Step,
 use crate::code::{Code, Launch, Machine};
 use crate::device::{Shared, State};
 use crate::memory::Allocation;
+use crate::threads::TaskPanicked;
 use crate::vm::Buffer;
 
 /// The device's queue.
@@ -214,19 +215,18 @@ impl Program {
             }
             Ok(())
         }));
-        outcome
-            .unwrap_or_else(|payload| {
-                let text = payload.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| payload.downcast_ref::<&str>().map(|it| (*it).into()));
-                Err(text.unwrap_or_default())
-            })
-            .map_err(|why| DeviceError::Failed { step: at, why })
+        let outcome = outcome.unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|it| (*it).into()));
+            Err(TaskPanicked { task_index: 0, message: text.unwrap_or_default() })
+        });
+        outcome.map_err(|err| DeviceError::Failed { step: at, why: err.message })
     }
 }
 
 impl Ready {
     /// Runs the step and says how long it took, if anybody wants to know.
-    fn run(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), String> {
+    fn run(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), TaskPanicked> {
         let Some(profile) = &shared.profile else {
             return self.compute(shared, words, scratch);
         };
@@ -237,7 +237,7 @@ impl Ready {
         outcome
     }
 
-    fn compute(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), String> {
+    fn compute(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), TaskPanicked> {
         match self {
             Self::Run { code, words: range, buffers } => {
                 let Shared { pool, level, .. } = shared;
@@ -245,7 +245,7 @@ impl Ready {
                 let launch = Launch { pool, level: *level, words, buffers, scratch };
                 // SAFETY: `prepare` has checked the words at their most, and live words are not
                 // above it; the device's lock is held.
-                unsafe { code.run(&launch) }.map_err(|err| err.message)
+                unsafe { code.run(&launch) }
             }
             Self::Copy { from, to } => {
                 // SAFETY: both pieces are inside their buffers and do not overlap.

@@ -24,6 +24,9 @@ use tape::Tape;
 /// Vector operations on one block that a task should at least have.
 const TASK_WEIGHT_MIN: usize = 4096;
 
+/// Rows are not cut finer than this.
+const LANES_PER_TASK_MIN: usize = 64;
+
 /// Tasks for each thread, so that a slow one does not hold up the rest.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -168,7 +171,7 @@ impl Grid {
         let points_per_task = point_count.div_ceil(wanted).max(1);
         let lane_parts = wanted.checked_div(point_count).unwrap_or(1).max(1);
         let lanes_per_task = if tape.lanes_are_free() && 1 < lane_parts {
-            lane_count.div_ceil(lane_parts).next_multiple_of(tape.tile_len)
+            lane_count.div_ceil(lane_parts).next_multiple_of(LANES_PER_TASK_MIN)
         } else {
             lane_count
         };

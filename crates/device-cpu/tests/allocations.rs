@@ -40,12 +40,12 @@ static COUNTING: Counting = Counting;
 
 /// A step with buffers of so many bytes, and counts that are at their most.
 fn step(device: &mut Device, unit: &Unit, words: &[i64], sizes: &[usize]) -> Step {
-    let artifact = device.compiler.compile(unit).unwrap();
-    let code = device.compiler.load(&artifact).unwrap();
+    let artifact = device.compiler.compile(unit).expect("code");
+    let code = device.compiler.load(&artifact).expect("code");
     let mut args = Vec::new();
     for size in sizes {
         let len = *size as u64;
-        args.push(Span { buffer: device.memory.alloc(len).unwrap(), offset: 0, len });
+        args.push(Span { buffer: device.memory.alloc(len).expect("memory"), offset: 0, len });
     }
     let words = words.iter().map(|it| Word::Fixed(*it)).collect();
     Step::Launch { code, words, args }

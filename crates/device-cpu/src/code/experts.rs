@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use calor_kernel::Source;
 
-use super::gemm::packed_len_max;
+use super::gemm::{pack, packed_len_max};
 use super::{
     Code, Launch, Machine, NoCode, SourceRow, carve, holds, param, size, slice, slice_mut,
 };
@@ -58,15 +58,15 @@ impl Code for PackCode {
 
     unsafe fn run(&self, launch: &Launch<'_>) -> Result<(), TaskPanicked> {
         let Self { e, n, k } = *self;
-        let layout = Tiled { level: launch.level }.layout(n, k);
-        let len = layout.packed_len();
+        let gemm = Tiled { level: launch.level };
+        let len = gemm.layout(n, k).packed_len();
         // SAFETY: `check` has seen that the weights are there.
         let weights = unsafe { slice(&launch.buffers[0], e * n * k) };
-        // SAFETY: `check` has seen that there is room, and nobody else uses it.
-        let packed = unsafe { slice_mut(&launch.buffers[1], e * len) };
+        let Buffer { start, .. } = launch.buffers[1];
         for expert in 0..e {
             let from = &weights[expert * n * k..][..n * k];
-            layout.pack(from, &mut packed[expert * len..][..len]);
+            let to = Buffer { start: start.wrapping_add(4 * expert * len), len_bytes: 4 * len };
+            pack(launch, &gemm, [n, k], from, &to)?;
         }
         Ok(())
     }

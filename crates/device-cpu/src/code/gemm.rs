@@ -74,13 +74,47 @@ impl Code for PackCode {
     }
 
     unsafe fn run(&self, launch: &Launch<'_>) -> Result<(), TaskPanicked> {
-        let layout = Tiled { level: launch.level }.layout(self.n, self.k);
+        let gemm = Tiled { level: launch.level };
         // SAFETY: `check` has seen that the weights are there.
         let weights = unsafe { slice(&launch.buffers[0], self.n * self.k) };
-        // SAFETY: `check` has seen that there is room, and nobody else uses it.
-        let packed = unsafe { slice_mut(&launch.buffers[1], layout.packed_len()) };
-        layout.pack(weights, packed);
-        Ok(())
+        pack(launch, &gemm, [self.n, self.k], weights, &launch.buffers[1])
+    }
+}
+
+/// Packs weights `[n, k]` on all threads: what the panels of a level hold is a run of rows, so
+/// runs that all levels can cut at are packed by themselves.
+///
+/// # Errors
+/// [`TaskPanicked`], which would be a bug here.
+pub(super) fn pack(
+    launch: &Launch<'_>,
+    gemm: &Tiled,
+    [n, k]: [usize; 2],
+    weights: &[f32],
+    packed: &Buffer,
+) -> Result<(), TaskPanicked> {
+    let packed = SharedBuffer(*packed);
+    launch.pool.run(n.div_ceil(PANEL_COLS_MAX), &|task_index, _| {
+        let first = task_index * PANEL_COLS_MAX;
+        let rows = PANEL_COLS_MAX.min(n - first);
+        let layout = gemm.layout(rows, k);
+        // SAFETY: the caller has seen that there is room for all; each task has its own part.
+        let part = unsafe { slice_mut(&packed.from(first * k * 4), layout.packed_len()) };
+        layout.pack(&weights[first * k..][..rows * k], part);
+    })
+}
+
+/// A buffer that tasks cut their own parts from.
+struct SharedBuffer(Buffer);
+
+// SAFETY: it is an address; the parts that tasks take are disjoint.
+unsafe impl Sync for SharedBuffer {}
+
+impl SharedBuffer {
+    /// The bytes from `offset` on.
+    fn from(&self, offset: usize) -> Buffer {
+        let Buffer { start, len_bytes } = self.0;
+        Buffer { start: start.wrapping_add(offset), len_bytes: len_bytes - offset }
     }
 }
 
@@ -171,11 +205,11 @@ impl Code for GemmCode {
             unsafe { slice(it.weights, layout.packed_len()) }
         } else {
             let place = carve(&mut scratch, layout.packed_len() * 4);
-            // SAFETY: the scratch was carved for it.
-            let place = unsafe { slice_mut(&place, layout.packed_len()) };
             // SAFETY: `check` has seen that the weights are there.
-            layout.pack(unsafe { slice(it.weights, n * k) }, place);
-            place
+            let weights = unsafe { slice(it.weights, n * k) };
+            pack(launch, &gemm, [n, k], weights, &place)?;
+            // SAFETY: the scratch was carved for it.
+            unsafe { slice(&place, layout.packed_len()) }
         };
         let residual = match it.residual {
             None => Residual::None,

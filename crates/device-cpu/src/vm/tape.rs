@@ -184,14 +184,28 @@ impl Tape {
 
     /// Whether parts of a row can run apart.
     pub(super) fn lanes_are_free(&self) -> bool {
-        self.stages.len() == 1 && !self.adds
+        fn folds(actions: &[Action]) -> bool {
+            actions.iter().any(|it| match it {
+                Action::FoldPart { .. } => true,
+                Action::Steps(steps) => folds(&steps.body),
+                _ => false,
+            })
+        }
+        !self.adds && !self.stages.iter().any(|it| folds(&it.tile))
     }
 
-    /// A rough number of vector operations for each lane and point, for splitting the work.
+    /// A rough number of vector operations for each block and point, for splitting the work.
     pub(super) fn weight(&self) -> usize {
-        self.stages.iter().map(|it| it.tile.len()).sum::<usize>().max(1)
+        let action = |it: &Action| match it {
+            Action::Steps(steps) => steps.body.len() * STEP_COUNT_GUESS,
+            _ => 1,
+        };
+        self.stages.iter().flat_map(|it| &it.tile).map(action).sum::<usize>().max(1)
     }
 }
+
+/// How many steps a loop has, where nobody knows.
+const STEP_COUNT_GUESS: usize = 32;
 
 /// Bytes of one lane of a register.
 fn lane_bytes(dtype: DType) -> usize {
