@@ -1,7 +1,7 @@
 //! config.json: any text gives a configuration within its limits, or a typed error.
 
 /// Runs one input; panics when a promise is broken.
-pub fn replay(data: &[u8]) {
+pub(crate) fn replay(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let path = std::path::Path::new("config.json");
     match calor_weights::ModelConfig::from_json(path, text) {

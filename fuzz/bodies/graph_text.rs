@@ -2,7 +2,7 @@
 //! graph can be rewritten.
 
 /// Runs one input; panics when a promise is broken.
-pub fn replay(data: &[u8]) {
+pub(crate) fn replay(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(graph) = calor_ir::text::parse(text) else { return };
     let printed = calor_ir::text::print(&graph);

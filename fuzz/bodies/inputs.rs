@@ -5,7 +5,7 @@ use std::path::Path;
 use calor_cli::input::{InputError, InputItem, ReadLimits, read_csv, read_jsonl, read_txt};
 
 /// Runs one input; the first byte picks the reader. Panics when a promise is broken.
-pub fn replay(data: &[u8]) {
+pub(crate) fn replay(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let limits = ReadLimits { text_bytes_max: 64, record_bytes_max: 256, ..ReadLimits::STANDARD };
     match kind % 4 {

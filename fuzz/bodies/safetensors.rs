@@ -4,7 +4,7 @@
 use std::io::Write;
 
 /// Runs one input; panics when a promise is broken.
-pub fn replay(data: &[u8]) {
+pub(crate) fn replay(data: &[u8]) {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(data).expect("room for it");
     let read = std::fs::File::open(file.path()).expect("it is there");

@@ -3,7 +3,7 @@
 mod embed;
 mod models;
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -91,7 +91,7 @@ pub(crate) enum PlanCommand {
     #[command(after_help = "\
 Examples:
   calor plan show --checkpoint DIR --tokens 64
-  calor plan show --profile mini --model all-MiniLM-L6-v2 --kernels
+  calor plan show --model all-MiniLM-L6-v2 --kernels
   calor plan show --graph graph.txt")]
     Show(PlanShowArguments),
 }
@@ -123,7 +123,7 @@ pub(crate) struct PlanShowArguments {
     pub(crate) device: String,
     /// Threads to plan for; all processors if not given.
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 /// Prints the completions of a shell.

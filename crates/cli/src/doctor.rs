@@ -82,7 +82,9 @@ fn machine() -> Vec<Finding> {
         Err(failure) => out.push(Finding::bad("cpu", failure.to_string(), "nothing can run")),
     }
     let level = Level::detect();
-    let simd = format!("{level:?}, {} floats at once", level.lanes());
+    let name = format!("{level:?}");
+    let name = name.split('(').next().unwrap_or(&name).to_lowercase();
+    let simd = format!("{name}, {} floats at once", level.lanes());
     out.push(match level.lanes() {
         0..=4 => Finding::bad("simd", simd, "runs several times slower than with AVX2"),
         _ => Finding::good("simd", simd),
@@ -148,8 +150,8 @@ fn sources(environment: &Environment) -> Vec<Finding> {
         false => Finding::bad(
             "hub",
             format!("{endpoint} does not answer"),
-            "the profile full cannot be pulled; mini can come as a wheel: \
-             or set HF_ENDPOINT to a mirror, or use `calor models import`",
+            "full cannot be pulled, mini can as a wheel: set HF_ENDPOINT to a mirror, or use \
+             `calor models import`",
         ),
     });
     let token = environment.hub_token.as_ref().map_or("none (public models need none)", |_| "set");

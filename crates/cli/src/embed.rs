@@ -236,7 +236,7 @@ pub(crate) fn open_items(arguments: &InputArguments) -> Result<Items, Failure> {
         FormatWord::Parquet => InputFormat::Parquet,
     });
     let limits = ReadLimits {
-        text_bytes_max: arguments.max_bytes,
+        text_bytes_max: arguments.max_bytes.get(),
         long_text: match arguments.on_too_long {
             TooLong::Truncate => LongText::Truncate,
             TooLong::Refuse => LongText::Refuse,

@@ -112,7 +112,17 @@ impl Reserved {
     pub fn start(self, columns: &[Column]) -> Result<OutputFile, OutputError> {
         let Self { format, mut staged } = self;
         format.check(columns)?;
-        let sink: Box<dyn Sink> = match format {
+        let target = staged.target().to_owned();
+        let sink = Self::sink(format, &mut staged, columns).map_err(|it| it.about(&target))?;
+        Ok(OutputFile { staged, sink })
+    }
+
+    fn sink(
+        format: OutputFormat,
+        staged: &mut Staged,
+        columns: &[Column],
+    ) -> Result<Box<dyn Sink>, OutputError> {
+        Ok(match format {
             OutputFormat::Jsonl => Box::new(jsonl::Lines::create(staged.main(), columns)?),
             OutputFormat::Npy => {
                 let notes = staged.beside("json");
@@ -122,8 +132,7 @@ impl Reserved {
             OutputFormat::Safetensors => {
                 Box::new(safetensors::Tensors::create(staged.main(), columns)?)
             }
-        };
-        Ok(OutputFile { staged, sink })
+        })
     }
 }
 
@@ -144,7 +153,7 @@ impl OutputFile {
     /// [`OutputError::DiskFull`], [`OutputError::Io`]; [`OutputError::Misfit`] for a cell that
     /// is not as its column says.
     pub fn write(&mut self, row: &Row) -> Result<(), OutputError> {
-        self.sink.write(row)
+        self.sink.write(row).map_err(|it| it.about(self.staged.target()))
     }
 
     /// Ends the file, makes it durable and gives it its name.
@@ -152,7 +161,7 @@ impl OutputFile {
     /// # Errors
     /// [`OutputError::DiskFull`], [`OutputError::Io`].
     pub fn finish(self, notes: &[Note]) -> Result<(), OutputError> {
-        self.sink.finish(notes)?;
+        self.sink.finish(notes).map_err(|it| it.about(self.staged.target()))?;
         self.staged.publish()
     }
 }

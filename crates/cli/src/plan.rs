@@ -1,6 +1,6 @@
 //! `calor plan show`: what would run, as the planner's text.
 
-use std::path::Path;
+use std::{num::NonZeroUsize, path::Path};
 
 use calor_embed::{CheckpointEmbedder, packing::Bucket};
 use calor_ir::CheckedGraph;
@@ -28,8 +28,8 @@ pub(crate) fn run(arguments: &PlanArguments, environment: &Environment) -> Resul
     let PlanCommand::Show(arguments) = &arguments.command;
     let wish: Wish =
         arguments.device.parse().map_err(|err| Failure::usage("unknown device").why(err))?;
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let device = devices::open(&wish, arguments.threads.unwrap_or(all), None)?;
+    let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let device = devices::open(&wish, arguments.threads.unwrap_or(all).get(), None)?;
     let capabilities =
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };
     drop(device);

@@ -42,7 +42,7 @@ pub(crate) fn run(
         show(arguments, &corpus, rank, hit)?;
     }
     if !quiet && arguments.by == SearchBy::Fused && !arguments.json {
-        answer::remark("the fusion is untrained: `--by e1` compares by a trained model");
+        answer::remark("the fusion is untrained; `--by e1` … `e12` compare by one model");
     }
     Ok(if corpus.failed_count > 0 { Exit::SomeItems } else { Exit::Done })
 }

@@ -164,3 +164,17 @@ fn the_null_device_prepares_every_plan() {
         }
     }
 }
+
+#[test]
+fn planning_with_claims_takes_milliseconds() {
+    for family in Family::ALL {
+        let stack = Stack::real(family);
+        let graph = stack.graph().unwrap();
+        let watch = calor_telemetry::Stopwatch::start();
+        let plan = plan(&graph, &PROCESSOR, &Choices::default()).unwrap();
+        let took_ms = watch.elapsed_ns() / 1_000_000;
+        println!("{family:?}: {took_ms} ms, {} steps", plan.steps.len());
+        // Generous: tests run without optimisation beside other tests.
+        assert!(took_ms < 2000, "{family:?}: {took_ms} ms for {} steps", plan.steps.len());
+    }
+}

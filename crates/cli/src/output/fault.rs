@@ -1,6 +1,9 @@
 //! Why results could not be written.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// A failure of a result file. Nothing is left under its name.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +84,22 @@ impl OutputError {
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::FileTooLarge => Self::DiskFull { path },
             _ => Self::Io { path, source },
+        }
+    }
+
+    /// The same of `target`: users know that name, not the temporary one.
+    pub(super) fn about(self, target: &Path) -> Self {
+        let path = target.to_owned();
+        match self {
+            Self::DiskFull { .. } => Self::DiskFull { path },
+            Self::Io { source, .. } => Self::Io { path, source },
+            Self::Tensors { source, .. } => Self::Tensors { path, source },
+            Self::Parquet { source, .. } => Self::Parquet { path, source },
+            Self::UnknownFormat { .. }
+            | Self::OneVector { .. }
+            | Self::NoRoomFor { .. }
+            | Self::NoFolder { .. }
+            | Self::Misfit { .. } => self,
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use serde_json::{Map, Value as Json, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::{Cell, Column, Note, OutputError, Row, Sink};
 
@@ -37,28 +37,52 @@ impl Sink for Lines {
     }
 }
 
-/// A result as one JSON object. A dense cell is a list, tokens are a list of lists, weighted
-/// terms are `{"indices", "values"}`; each is under its column's name.
-pub fn row_to_json(row: &Row, columns: &[Column]) -> Json {
-    let mut out = Map::new();
-    out.insert("id".into(), row.id.as_str().into());
-    out.insert("item_index".into(), row.item_index.into());
-    out.insert("content_hash".into(), row.hash_text().into());
-    if let Some(text) = &row.text {
-        out.insert("text".into(), text.as_str().into());
-    }
-    for (column, cell) in columns.iter().zip(&row.cells) {
-        out.insert(column.name.clone(), cell_to_json(cell));
-    }
-    out.extend(row.details.clone());
-    Json::Object(out)
+/// A result as one JSON object on one line. A dense cell is a list, tokens are a list of lists,
+/// weighted terms are `{"indices", "values"}`; each is under its column's name.
+pub fn row_to_json(row: &Row, columns: &[Column]) -> String {
+    serde_json::to_string(&Line { row, columns }).expect("text keys and finite depth")
 }
 
-fn cell_to_json(cell: &Cell) -> Json {
-    match cell {
-        Cell::Absent => Json::Null,
-        Cell::Dense(elements) => json!(elements),
-        Cell::Tokens(matrix) => Json::Array(matrix.rows().map(|it| json!(it)).collect()),
-        Cell::Sparse(it) => json!({ "indices": it.indices(), "values": it.values() }),
+/// In the order in which people read; numbers with the digits that an f32 has.
+struct Line<'a> {
+    row: &'a Row,
+    columns: &'a [Column],
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Row { item_index, id, content_hash: _, text, cells, details } = self.row;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", id)?;
+        map.serialize_entry("item_index", item_index)?;
+        map.serialize_entry("content_hash", &self.row.hash_text())?;
+        if let Some(text) = text {
+            map.serialize_entry("text", text)?;
+        }
+        for (name, value) in details {
+            map.serialize_entry(name, value)?;
+        }
+        for (column, cell) in self.columns.iter().zip(cells) {
+            map.serialize_entry(&column.name, &CellValue(cell))?;
+        }
+        map.end()
+    }
+}
+
+struct CellValue<'a>(&'a Cell);
+
+impl Serialize for CellValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Cell::Absent => serializer.serialize_none(),
+            Cell::Dense(elements) => elements.serialize(serializer),
+            Cell::Tokens(matrix) => serializer.collect_seq(matrix.rows()),
+            Cell::Sparse(it) => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("indices", it.indices())?;
+                map.serialize_entry("values", it.values())?;
+                map.end()
+            }
+        }
     }
 }

@@ -38,6 +38,11 @@ impl Staged {
         Ok(Self { dir, guard, target: target.into(), beside: Vec::new() })
     }
 
+    /// The main file's name to be.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Where the main file is written.
     pub(super) fn main(&self) -> PathBuf {
         self.dir.path().join("main")

@@ -80,8 +80,15 @@ impl Assembler<'_> {
     pub(super) fn leave(&mut self) {
         let graph = &self.claimed.graph;
         for output in graph.outputs() {
-            let wanted = |row: &BufferRow| matches!(&row.kind, BufferKind::Output { name } if *name == output.name);
-            let Some(index) = self.buffers.iter().position(wanted) else { continue };
+            let is_its = |row: &BufferRow| match &row.kind {
+                BufferKind::Output { name } => *name == output.name,
+                BufferKind::Input { .. }
+                | BufferKind::Weight { .. }
+                | BufferKind::Constant { .. }
+                | BufferKind::Prepared
+                | BufferKind::State { .. } => false,
+            };
+            let Some(index) = self.buffers.iter().position(is_its) else { continue };
             let from = self.whole(output.value);
             let to = Draft { home: Home::Buffer(index as u32), ..from };
             if from.home != to.home {

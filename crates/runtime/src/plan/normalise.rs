@@ -16,6 +16,22 @@ pub(super) fn normalise(
     choices: &Choices,
     defaults: &mut Choices,
 ) -> Result<Graph, PlanError> {
+    let mut chunks = vec![1; graph.nodes().len()];
+    let mut is_normal = true;
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let id = NodeId::from_index(index);
+        match &node.op {
+            Op::Prim(Prim::Dot(dims)) => is_normal &= dims.contract.len() <= 1,
+            Op::Prim(Prim::Reduce { axis, .. }) => {
+                chunks[index] = chunks_of(graph, id, *axis, capabilities, choices, defaults);
+                is_normal &= chunks[index] <= 1;
+            }
+            Op::Prim(_) | Op::Input(_) | Op::Composite(..) => {}
+        }
+    }
+    if is_normal {
+        return Ok(graph.clone());
+    }
     let mut out = Graph::new();
     let mut values: Vec<ValueId> = Vec::with_capacity(graph.value_count());
     for (index, node) in graph.nodes().iter().enumerate() {
@@ -32,9 +48,7 @@ pub(super) fn normalise(
                 values.push(one_contraction(&mut out, node, &inputs)?);
             }
             Op::Prim(Prim::Reduce { fold, axis }) => {
-                let id = NodeId::from_index(index);
-                let chunks = chunks_of(graph, id, *axis, capabilities, choices, defaults);
-                values.push(match chunks {
+                values.push(match chunks[index] {
                     0 | 1 => out.reduce(*fold, inputs[0], *axis)?,
                     chunks => two_phases(&mut out, inputs[0], *fold, *axis, chunks)?,
                 });
