@@ -1,0 +1,92 @@
+//! From starting a process to its first vector: opening, planning, loading, one run.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use calor_kernel::Digest;
+use calor_telemetry::Stopwatch;
+
+use crate::error::BenchError;
+use crate::measure::{Measure, Unit};
+use crate::scenario::{Child, Context, Measured};
+
+const NAME: &str = "start.first_vector";
+
+pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
+    let what = "the command of a process that prints a vector";
+    let child = context.child.ok_or(BenchError::Needs { scenario: NAME, what })?;
+    let mut samples = Vec::new();
+    let mut digest = None;
+    for _ in 0..context.size.pick(2, 15) {
+        let (ns, line) = start(child)?;
+        samples.push(ns);
+        let got = Digest::of(line.as_bytes());
+        if *digest.get_or_insert(got) != got {
+            let what = "two processes gave different vectors";
+            return Err(BenchError::Wrong { scenario: NAME.into(), what });
+        }
+    }
+    let measure = Measure {
+        name: NAME.into(),
+        unit: Unit::Ns,
+        // The first process finds a cold page cache, if any does.
+        first: samples.first().copied(),
+        samples,
+        runs_per_sample_count: 1,
+        item_count: 1,
+        token_count: 0,
+        moved_bytes: None,
+        flops: None,
+        digest: digest.unwrap_or(Digest([0; 32])),
+    };
+    Ok(vec![measure].into())
+}
+
+/// Nanoseconds to the first line that is a JSON object or array, and that line.
+fn start(child: &Child) -> Result<(u64, String), BenchError> {
+    let fault = |what| BenchError::Child { program: child.program.clone(), what };
+    let watch = Stopwatch::start();
+    let mut process = Command::new(&child.program)
+        .args(&child.arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(BenchError::io("start the process"))?;
+    let mut found = None;
+    if let Some(out) = process.stdout.take() {
+        // Read to the end, so that the process never waits for its reader.
+        for line in BufReader::new(out).lines() {
+            let line = line.map_err(BenchError::io("read the process"))?;
+            if found.is_none() && is_answer(&line) {
+                found = Some((watch.elapsed_ns(), line));
+            }
+        }
+    }
+    let status = process.wait().map_err(BenchError::io("wait for the process"))?;
+    if !status.success() {
+        return Err(fault("ended with a failure"));
+    }
+    found.ok_or_else(|| fault("printed no vector"))
+}
+
+fn is_answer(line: &str) -> bool {
+    match serde_json::from_str(line) {
+        Ok(serde_json::Value::Object(map)) => !map.is_empty(),
+        Ok(serde_json::Value::Array(list)) => !list.is_empty(),
+        Ok(_) | Err(_) => false,
+    }
+}
+
+#[test]
+fn only_json_is_an_answer() {
+    for (line, want) in [
+        ("[0.5]", true),
+        ("{\"v\":1}", true),
+        ("running 1 test", false),
+        ("[]", false),
+        ("1", false),
+    ] {
+        assert_eq!(is_answer(line), want, "{line}");
+    }
+}
