@@ -22,10 +22,16 @@ use calor_runtime::{Build, Capabilities, Choices, PlanStep};
 use calor_telemetry::{Counters, Null, Stopwatch};
 use serde_json::{Value, json};
 
+const USAGE: &str = "usage: minilm DIR IDS TEXTS WARM THREADS BATCH_TOKENS";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.len() == 1 {
+        writeln!(std::io::stdout(), "{USAGE}")?;
+        return Ok(());
+    }
     let [_, dir, ids, texts, warm, threads, batch_tokens] = arguments.as_slice() else {
-        return Err("usage: minilm DIR IDS TEXTS WARM THREADS BATCH_TOKENS".into());
+        return Err(USAGE.into());
     };
     let text_count: usize = texts.parse()?;
     let batch_tokens_max = batch_tokens.parse()?;

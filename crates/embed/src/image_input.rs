@@ -1,8 +1,8 @@
 //! An encoded picture as the numbers that a vision tower takes.
 //!
 //! Decode, convert to RGB, shorter side to the tower's size with Pillow's own bicubic resampling
-//! (horizontal then vertical, 8-bit fixed point, anti-aliased), centre crop, scale, normalise, CHW. Only
-//! the pixels that survive the crop are computed.
+//! (horizontal then vertical, 8-bit fixed point, anti-aliased), centre crop, scale, normalise,
+//! CHW. Only the pixels that survive the crop are computed.
 
 use std::io::Cursor;
 
