@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Models(ModelsArguments),
     /// Show what would run.
     Plan(PlanArguments),
+    /// Measure scenarios.
+    Bench(crate::bench::BenchArguments),
     /// Say what is there, what is missing and how to fix it.
     Doctor(AnswerArguments),
     /// Say which build this is.

@@ -96,6 +96,11 @@ pub(crate) fn resolve(wish: &Wish, present: &[Kind]) -> Result<Kind, NoDevice> {
     found.ok_or_else(|| NoDevice { wish: wish.clone(), present: present.to_vec() })
 }
 
+/// The processor, for benchmarks that open it themselves.
+pub(crate) fn cpu_driver(threads: std::num::NonZeroUsize) -> CpuDriver {
+    CpuDriver { threads: threads.get(), level: None, memory_bytes: None, profile: None }
+}
+
 /// Opens what the user asked for.
 ///
 /// # Errors

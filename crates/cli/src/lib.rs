@@ -6,6 +6,7 @@
 
 mod answer;
 mod arguments;
+mod bench;
 mod devices;
 mod doctor;
 mod embed;
@@ -69,6 +70,7 @@ fn run() -> Result<Exit, Failure> {
         Command::Search(it) => search::run(&it, &environment, quiet),
         Command::Models(it) => models::run(&it, &environment, quiet),
         Command::Plan(it) => plan::run(&it, &environment),
+        Command::Bench(it) => bench::run(&it),
         Command::Doctor(it) => doctor::run(&it, &environment),
         Command::Version(it) => version::run(&it),
         Command::Completions(it) => arguments::print_completions(&it),
