@@ -1,4 +1,5 @@
 //! Every scenario at its smallest, so that no benchmark rots.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
