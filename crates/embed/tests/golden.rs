@@ -1,4 +1,5 @@
 //! Every reference model: tokens, vectors one at a time, packed together, in any order.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

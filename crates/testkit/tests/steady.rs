@@ -1,5 +1,6 @@
 //! A sealed session in steady state allocates nothing, plans nothing and compiles nothing.
 #![expect(unsafe_code, reason = "a counting allocator is one by definition")]
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
