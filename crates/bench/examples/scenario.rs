@@ -23,10 +23,16 @@ use serde_json::Value;
 
 const BATCH_TOKENS_MAX: usize = 2048;
 
+const USAGE: &str = "usage: scenario DIR THREADS COMMIT clean|dirty [NAME...]";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.len() == 1 {
+        writeln!(std::io::stdout(), "{USAGE}")?;
+        return Ok(());
+    }
     let [program, dir, threads, commit, state, names @ ..] = arguments.as_slice() else {
-        return Err("usage: scenario DIR THREADS COMMIT clean|dirty [NAME...]".into());
+        return Err(USAGE.into());
     };
     let driver =
         CpuDriver { threads: threads.parse()?, level: None, memory_bytes: None, profile: None };
