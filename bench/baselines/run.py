@@ -187,6 +187,7 @@ def arguments():
     parser.add_argument("--candle", help="the built `candle-minilm`; left out without it")
     parser.add_argument("--python", default=sys.executable, help="Python with the peers")
     parser.add_argument("--checkpoint", required=True, help="directory of all-MiniLM-L6-v2")
+    parser.add_argument("--revision", default="HEAD", help="what the example was built from")
     parser.add_argument("--out", required=True, help="results file")
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
@@ -203,6 +204,9 @@ def main():
     options = arguments()
     ids = Path(options.out).with_suffix(".ids.tmp")
     ids.write_bytes(made_ids(options.texts, options.tokens))
+    # Before the measurement: others may commit while it runs.
+    revision = git("rev-parse", options.revision)
+    dirty = git("status", "--porcelain", "--", "crates", "Cargo.toml", "Cargo.lock")
     start = {"at_s": int(time.time()), "load": os.getloadavg(), "steal_ticks": steal_ticks()}
     arms = [Arm(*it, options.threads) for it in commands(options, ids).items()]
     worst = agreement(arms)
@@ -218,10 +222,9 @@ def main():
     for arm in arms:
         arm.end()
     token_count = options.texts * options.tokens
-    dirty = git("status", "--porcelain", "--", "crates", "Cargo.toml", "Cargo.lock")
     result = {
         "schema": SCHEMA,
-        "revision": git("rev-parse", "HEAD"),
+        "revision": revision,
         "dirty": bool(dirty),
         "binary_blake2b": hashlib.blake2b(Path(options.calor).read_bytes()).hexdigest()[:32],
         "host": host(),
