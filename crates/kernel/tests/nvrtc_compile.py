@@ -13,6 +13,9 @@ import time
 
 
 def main(library: str, archs: str, files: list[str]) -> int:
+    # NVRTC opens its builtins by their bare name, which the loader finds only if it is there already.
+    for builtins in sorted(pathlib.Path(library).parent.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
     nvrtc = ctypes.CDLL(library)
     failed = False
     for name in files:
