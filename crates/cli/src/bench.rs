@@ -101,14 +101,17 @@ fn measure(arguments: &RunArguments) -> Result<Exit, Failure> {
     report(&run, arguments.json)
 }
 
-/// What a fresh process is asked to do: one text through the checkpoint.
+/// What a fresh process is asked to do: one text through the checkpoint, or through the twelve
+/// models of the default profile where none is named.
 fn first_vector(arguments: &RunArguments) -> Result<Option<Child>, Failure> {
-    let Some(dir) = &arguments.checkpoint else { return Ok(None) };
     let program = std::env::current_exe()
         .map_err(|err| Failure::new(Exit::Environment, "this program is not found").why(err))?;
-    let words = ["embed", "a text", "--quiet", "--json", "--checkpoint"];
-    let mut given: Vec<String> = words.map(str::to_owned).to_vec();
-    given.push(dir.display().to_string());
+    let mut given = ["embed", "a text", "--quiet", "--json"].map(str::to_owned).to_vec();
+    match &arguments.checkpoint {
+        Some(dir) => given.extend(["--checkpoint".to_owned(), dir.display().to_string()]),
+        // Two processes see another time, and the temporal model would too.
+        None => given.extend(["--now", "0", "--reference-time", "0"].map(str::to_owned)),
+    }
     Ok(Some(Child { program, arguments: given }))
 }
 

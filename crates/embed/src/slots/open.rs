@@ -33,7 +33,8 @@ impl NeuralModel {
         let models: Vec<ModelId> =
             need.models.iter().copied().filter(|it| options.models.contains(it)).collect();
         let model_id = models.first().copied();
-        let (weights, config, tokenizer) = read(directory(need, options)?, model_id)?;
+        let Opened { weights, config, tokenizer, max_tokens } =
+            read(directory(need, options)?, model_id)?;
         let head = weights.head();
         let trunk = options.profile == Profile::Mini;
         let folder = options.fusion_file.parent().unwrap_or(Path::new("."));
@@ -53,7 +54,8 @@ impl NeuralModel {
             model_outputs(model_id, head, &config)
         };
         let source = Arc::new(source);
-        let own = [encoder.max_tokens, models.iter().filter_map(|it| it.max_tokens()).max()];
+        let published = models.iter().filter_map(|it| it.max_tokens()).max();
+        let own = [encoder.max_tokens, max_tokens, published];
         let sequence_tokens_max =
             own.into_iter().flatten().min().unwrap_or(512).min(Bucket::TOKENS_MAX);
         let limit =
@@ -96,10 +98,16 @@ fn directory(need: Need, options: &PipelineOptions) -> EmbeddingResult<&Path> {
     Ok(dir)
 }
 
-fn read(
-    dir: &Path,
-    model_id: Option<ModelId>,
-) -> EmbeddingResult<(Weights, ModelConfig, TextTokenizer)> {
+/// What a checkpoint's directory holds.
+struct Opened {
+    weights: Weights,
+    config: ModelConfig,
+    tokenizer: TextTokenizer,
+    /// What its sentence recipe cuts texts to, which may be less than the encoder can read.
+    max_tokens: Option<usize>,
+}
+
+fn read(dir: &Path, model_id: Option<ModelId>) -> EmbeddingResult<Opened> {
     let failed = |part: String| {
         move |source: calor_weights::WeightsError| EmbeddingError::ModelLoadError {
             model_id,
@@ -110,9 +118,10 @@ fn read(
     let place = dir.display().to_string();
     let checkpoint = Checkpoint::open(dir).map_err(failed(place.clone()))?;
     let config = checkpoint.config().map_err(failed("config.json".into()))?;
+    let recipe = checkpoint.sentence().map_err(failed("modules.json".into()))?;
     let tokenizer = TextTokenizer::from_file(&dir.join("tokenizer.json"))?;
     let weights = Weights::bind(checkpoint, &config).map_err(failed(place))?;
-    Ok((weights, config, tokenizer))
+    Ok(Opened { weights, config, tokenizer, max_tokens: recipe.and_then(|it| it.max_tokens) })
 }
 
 /// The fixed maps of a trunk's slots as weights of its graph, kept beside the fusion's weights.
