@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use calor_device::{Artifact, CodeId, Compiler, DeviceError, Held};
+use calor_device::{Artifact, Artifacts, CodeId, Compiled, Compiler, DeviceError, Held};
 use calor_kernel::Unit;
 
 use crate::code::{NoCode, code_of};
@@ -16,13 +16,14 @@ const FORMAT: &[u8; 8] = b"calcpu01";
 pub(crate) struct CpuCompiler(pub(crate) Arc<Shared>);
 
 impl Compiler for CpuCompiler {
-    fn compile(&mut self, unit: &Unit) -> Result<Artifact, DeviceError> {
+    /// Keeps nothing: making code again is a look into a table.
+    fn compile(&self, unit: &Unit, _kept: &dyn Artifacts) -> Result<Compiled, DeviceError> {
         code_of(unit).map_err(|err| match err {
             NoCode::Unsupported(what) => DeviceError::Unsupported { kind: KIND, what },
             NoCode::Wrong(log) => DeviceError::Compile { label: unit.label(), log },
         })?;
         let bytes = [&FORMAT[..], &unit.canonical()].concat();
-        Ok(Artifact { target: self.0.arch.into(), bytes })
+        Ok(Compiled::unkept(Artifact { target: self.0.arch.into(), bytes }))
     }
 
     fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {

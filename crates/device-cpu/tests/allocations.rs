@@ -40,7 +40,8 @@ static COUNTING: Counting = Counting;
 
 /// A step with buffers of so many bytes, and counts that are at their most.
 fn step(device: &mut Device, unit: &Unit, words: &[i64], sizes: &[usize]) -> Step {
-    let artifact = device.compiler.compile(unit).expect("code");
+    let artifact =
+        device.compiler.compile(unit, &calor_device::NoArtifacts).expect("code").artifact;
     let code = device.compiler.load(&artifact).expect("code");
     let mut args = Vec::new();
     for size in sizes {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use calor_device::{Artifact, Device, DeviceError, Driver, Held, Span, Step, Word};
+use calor_device::{Artifact, Device, DeviceError, Driver, Held, NoArtifacts, Span, Step, Word};
 use calor_device_cpu::{CpuDriver, Level};
 use calor_ir::DType;
 use calor_kernel::{Call, Unit, examples};
@@ -19,7 +19,7 @@ fn pack(dtype: DType) -> Unit {
 #[test]
 fn another_architectures_code_is_refused_with_both_names() {
     let mut device = open();
-    let mut artifact = device.compiler.compile(&pack(DType::F32)).unwrap();
+    let mut artifact = device.compiler.compile(&pack(DType::F32), &NoArtifacts).unwrap().artifact;
     assert_eq!(artifact.target, device.signature.arch);
     artifact.target = "sm_90".into();
     let error = device.compiler.load(&artifact).unwrap_err().to_string();
@@ -41,7 +41,8 @@ fn every_level_has_its_own_architecture() {
 #[test]
 fn damaged_artifacts_are_refused() {
     let mut device = open();
-    let Artifact { target, bytes } = device.compiler.compile(&pack(DType::F32)).unwrap();
+    let Artifact { target, bytes } =
+        device.compiler.compile(&pack(DType::F32), &NoArtifacts).unwrap().artifact;
     for len in 0..bytes.len() {
         let cut = Artifact { target: target.clone(), bytes: bytes[..len].to_vec() };
         assert!(matches!(device.compiler.load(&cut), Err(DeviceError::Damaged { .. })), "{len}");
@@ -50,8 +51,8 @@ fn damaged_artifacts_are_refused() {
 
 #[test]
 fn products_of_other_types_are_unsupported() {
-    let mut device = open();
-    let error = device.compiler.compile(&pack(DType::BF16)).unwrap_err();
+    let device = open();
+    let error = device.compiler.compile(&pack(DType::BF16), &NoArtifacts).unwrap_err();
     assert_eq!(error.to_string(), "cpu does not do matrix products in bf16");
 }
 
@@ -96,7 +97,7 @@ fn a_step_that_leaves_its_buffer_fails_and_the_device_lives() {
     let mut device = open();
     let example = examples::all().swap_remove(0);
     let unit = Unit::Loop(example.program.clone());
-    let artifact = device.compiler.compile(&unit).unwrap();
+    let artifact = device.compiler.compile(&unit, &NoArtifacts).unwrap().artifact;
     let code = device.compiler.load(&artifact).unwrap();
     let mut args = Vec::new();
     for (arg, elements) in example.program.args.iter().zip(&example.buffers) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use calor_kernel::Unit;
 
+use crate::artifact::{Artifact, Artifacts, Compiled};
 use crate::claim::Claim;
 use crate::error::DeviceError;
 use crate::step::{Span, Step};
@@ -48,15 +49,6 @@ pub enum Held {
     Code(CodeId),
     /// A prepared program that is not in flight.
     Prepared(PreparedId),
-}
-
-/// Compiled code outside the device: what the artifact cache keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artifact {
-    /// The architecture that it runs on, exactly.
-    pub target: String,
-    /// Code in the device's own format.
-    pub bytes: Vec<u8>,
 }
 
 /// What a device is; part of keys and reports.
@@ -104,13 +96,14 @@ pub trait Memory: Send {
 }
 
 /// Code.
-pub trait Compiler: Send {
-    /// Code for a unit, independent of any buffer.
+pub trait Compiler: Send + Sync {
+    /// Code for a unit, independent of any buffer: out of `kept`, or made and kept there.
+    /// Several threads may compile at once.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] for what this device does not do, and
     /// [`DeviceError::Compile`] for text of ours that does not compile.
-    fn compile(&mut self, unit: &Unit) -> Result<Artifact, DeviceError>;
+    fn compile(&self, unit: &Unit, kept: &dyn Artifacts) -> Result<Compiled, DeviceError>;
 
     /// Makes an artifact ready to launch.
     ///

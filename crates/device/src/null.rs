@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use calor_kernel::Unit;
 
+use crate::artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled};
 use crate::claim::Claim;
 use crate::contract::{
-    Artifact, BufferId, CodeId, Compiler, Device, Driver, Held, Memory, PreparedId, Queue,
-    Signature, Ticket,
+    BufferId, CodeId, Compiler, Device, Driver, Held, Memory, PreparedId, Queue, Signature, Ticket,
 };
 use crate::error::DeviceError;
 use crate::step::{Span, Step};
@@ -114,14 +114,23 @@ struct NullCompiler {
 }
 
 impl Compiler for NullCompiler {
-    fn compile(&mut self, unit: &Unit) -> Result<Artifact, DeviceError> {
+    fn compile(&self, unit: &Unit, kept: &dyn Artifacts) -> Result<Compiled, DeviceError> {
         if let Unit::Loop(program) = unit {
             program.check().map_err(|err| DeviceError::Compile {
                 label: unit.label(),
                 log: err.to_string(),
             })?;
         }
-        Ok(Artifact { target: ARCH.into(), bytes: unit.canonical() })
+        let key = ArtifactKey {
+            kind: ArtifactKind::Kernel,
+            target: ARCH.into(),
+            producer: concat!("null ", env!("CARGO_PKG_VERSION")).into(),
+            body: unit.digest(),
+            label: unit.label(),
+        };
+        let (bytes, found) = kept.get_or_make(&key, &mut || Ok(unit.canonical()))?;
+        let artifact = Artifact { target: ARCH.into(), bytes };
+        Ok(Compiled { artifact, key: Some(key), found })
     }
 
     fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{BufferId, CodeId, Device, PreparedId, Span, Step, Word};
+use calor_device::{BufferId, CodeId, Compiled, Device, NoArtifacts, PreparedId, Span, Step, Word};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::clock::Stopwatch;
@@ -208,7 +208,7 @@ impl Engine {
         }
         let kernel = Label::of(&unit.label());
         let watch = Stopwatch::start();
-        let artifact = self.device.compiler.compile(unit)?;
+        let Compiled { artifact, .. } = self.device.compiler.compile(unit, &NoArtifacts)?;
         self.counters.increment(Plain::Compiles);
         let code_bytes = artifact.bytes.len() as u64;
         let (device, wall_ns) = (self.device_label, watch.elapsed_ns());

@@ -142,7 +142,7 @@ pub fn check_live_words(driver: &dyn Driver) {
     let bytes = rows * u64::from(width) * 4;
     let mut device = open(driver);
     let unit = Unit::Loop(add_one(width));
-    let artifact = ok(device.compiler.compile(&unit));
+    let artifact = ok(device.compiler.compile(&unit, &calor_device::NoArtifacts)).artifact;
     let code = ok(device.compiler.load(&artifact));
     let (x, y) = (ok(device.memory.alloc(bytes)), ok(device.memory.alloc(bytes)));
     let live = ok(device.memory.alloc(16));
