@@ -72,6 +72,7 @@ fn linear(site: &Site<'_>) -> Option<Offer> {
     let weights =
         if site.is_constant(w) { packed(w, n, k)? } else { OfferArg::Read(w, Layout::Dense) };
     let call = Call::Gemm {
+        rows: 0,
         n: fits(n)?,
         k: fits(k)?,
         dtype: DType::F32,

@@ -41,11 +41,11 @@ fn source(from: &mut Reader<'_>) -> Option<Source> {
 fn call(from: &mut Reader<'_>) -> Option<Call> {
     match from.text()? {
         "gemm" => {
-            let (n, k, dtype) = (from.u32()?, from.u32()?, from.dtype()?);
+            let (rows, n, k, dtype) = (from.u32()?, from.u32()?, from.u32()?, from.dtype()?);
             let bias = from.flag()?;
             let activation = Activation::by_name(from.text()?)?;
             let (residual, packed) = (from.flag()?, from.flag()?);
-            Some(Call::Gemm { n, k, dtype, bias, activation, residual, packed })
+            Some(Call::Gemm { rows, n, k, dtype, bias, activation, residual, packed })
         }
         "pack" => {
             let (n, k, dtype) = (from.u32()?, from.u32()?, from.dtype()?);
@@ -137,6 +137,7 @@ mod tests {
         check(&Unit::Call(Call::Pack { n, k, dtype }));
         for activation in Activation::ALL {
             let call = Call::Gemm {
+                rows: 64,
                 n,
                 k,
                 dtype,

@@ -63,6 +63,7 @@ fn steps(device: &mut Device) -> Vec<Step> {
     let (m, n, k) = (70, 96, 64);
     for packed in [true, false] {
         let gemm = Unit::Call(Call::Gemm {
+            rows: 0,
             n: n as u32,
             k: k as u32,
             dtype: DType::F32,

@@ -83,8 +83,11 @@ pub enum Call {
     /// `C [m, n] = act(A [m, k] · Wᵀ + bias) + residual`.
     ///
     /// Words: m, row stride of A, row stride of C, row stride of the residual (0 if none).
-    /// Arguments: A, W (or its packed form), bias if any, residual if any, C.
+    /// Arguments: A, W (or its packed form), bias if any, residual if any, C, and workspace where
+    /// the device's claim adds some.
     Gemm {
+        /// Most rows, for a device that chooses its code by them; 0 where one code serves all.
+        rows: u32,
         /// Columns of the result.
         n: u32,
         /// Length of the sums.
@@ -175,8 +178,8 @@ impl Call {
     fn canonical(&self) -> Vec<u8> {
         let mut out = Canonical::new("call", 1);
         match self {
-            Self::Gemm { n, k, dtype, bias, activation, residual, packed } => {
-                out.text("gemm").u32(*n).u32(*k).text(dtype.name()).u8(u8::from(*bias));
+            Self::Gemm { rows, n, k, dtype, bias, activation, residual, packed } => {
+                out.text("gemm").u32(*rows).u32(*n).u32(*k).text(dtype.name()).u8(u8::from(*bias));
                 out.text(activation.name()).u8(u8::from(*residual)).u8(u8::from(*packed));
             }
             Self::Pack { n, k, dtype } => {

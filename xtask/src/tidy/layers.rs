@@ -16,7 +16,7 @@ static LAYERS: &[&[&str]] = &[
     &["calor-weights"],
     &["calor-embed", "calor-train", "calor-array"],
     &["calor-bench", "calor-server", "calor-cli"],
-    &["calor-testkit", "xtask"],
+    &["calor-testkit", "calor-suite", "xtask"],
 ];
 
 /// Crates that contain `unsafe`, because they talk to a machine.

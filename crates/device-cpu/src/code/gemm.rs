@@ -29,7 +29,7 @@ pub(super) fn new(call: &Call) -> Result<Box<dyn Code>, NoCode> {
             only_f32(dtype)?;
             Ok(Box::new(PackCode { n: n as usize, k: k as usize }))
         }
-        Call::Gemm { n, k, dtype, bias, activation, residual, packed } => {
+        Call::Gemm { n, k, dtype, bias, activation, residual, packed, .. } => {
             only_f32(dtype)?;
             let (n, k) = (n as usize, k as usize);
             let activation = activation_of(activation);

@@ -1,0 +1,144 @@
+//! Loaded code: kernels with their handles, and products of the library.
+
+use std::ffi::{CString, c_void};
+
+use calor_device::Word;
+
+use crate::api::{
+    self, CUdeviceptr, CUfunction, CUmodule, CUstream, Failed, FunctionAttribute, LaunchShape,
+};
+use crate::device::Handle;
+use crate::form::KernelForm;
+use crate::gemm::Product;
+
+/// Loaded code of either kind.
+#[derive(Debug)]
+pub(crate) enum Code {
+    /// A kernel of ours.
+    Kernel(Kernel),
+    /// A product of the library, with the kernel that ends it, if any.
+    Product(Box<Product>),
+}
+
+/// A kernel whose module is loaded and whose handle is fetched.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    /// How it is launched; the image has been given to the driver.
+    form: KernelForm,
+    function: Handle<CUfunction>,
+    _module: Module,
+}
+
+#[derive(Debug)]
+struct Module(Handle<CUmodule>);
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: programs hold the code that they launch, so nobody uses it any more.
+        let _ = unsafe { api::unload_module(self.0.0) };
+    }
+}
+
+/// Most dynamic shared memory without asking for more.
+const SHARED_BYTES_PLAIN: u32 = 48 << 10;
+
+impl Kernel {
+    pub(crate) fn load(mut form: KernelForm) -> Result<Self, Failed> {
+        let image = std::mem::take(&mut form.image);
+        // SAFETY: the form's reader has seen that the ELF file is whole.
+        let module = Module(Handle(unsafe { api::load_module(&image) }?));
+        let entry = CString::new(form.entry.as_str()).unwrap_or_default();
+        // SAFETY: the module lives as long as the kernel.
+        let function = unsafe { api::function(module.0.0, &entry) }?;
+        if SHARED_BYTES_PLAIN < form.shared_bytes {
+            let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was just fetched.
+            unsafe { api::set_function(function, attribute, form.shared_bytes as i32) }?;
+        }
+        Ok(Self { form, function: Handle(function), _module: module })
+    }
+
+    /// A launch of it, or what does not fit. `live` is null where there are no live counts.
+    pub(crate) fn bind(
+        &self,
+        words: &[Word],
+        buffers: Vec<CUdeviceptr>,
+        live: CUdeviceptr,
+    ) -> Result<Launch, &'static str> {
+        let form = &self.form;
+        if words.len() != form.word_count as usize {
+            return Err("the kernel takes another number of words");
+        }
+        if buffers.len() != form.buffer_count as usize {
+            return Err("the kernel takes another number of buffers");
+        }
+        let mut values: Vec<i64> = words.iter().map(|it| most(*it)).collect();
+        let grid = form.geometry.grid(&values);
+        let mut rules = Vec::with_capacity(2 * form.live_words.len().max(1));
+        for index in &form.live_words {
+            let (count, scale) = match words[*index as usize] {
+                Word::Fixed(_) => (-1, 0),
+                Word::Live { count, scale, .. } => (i64::from(count), scale),
+            };
+            rules.extend([count, scale]);
+        }
+        for (index, word) in words.iter().enumerate() {
+            let may = form.live_words.iter().any(|it| *it as usize == index);
+            match word {
+                Word::Live { .. } if !may => return Err("a word that the kernel fixes is live"),
+                Word::Live { .. } if live == 0 => return Err("there are no live counts"),
+                Word::Live { .. } | Word::Fixed(_) => {}
+            }
+        }
+        // Without words or rules the kernel still takes a place for one.
+        if values.is_empty() {
+            values.push(0);
+        }
+        if rules.is_empty() {
+            rules.extend([-1, 0]);
+        }
+        let shape = LaunchShape {
+            grid,
+            block: form.block,
+            shared_bytes: form.shared_bytes,
+            dependent: form.dependent,
+            cluster: form.cluster,
+        };
+        Ok(Launch { function: self.function, shape, buffers, values, live, rules })
+    }
+}
+
+/// The bucket's extent, or the number.
+pub(crate) fn most(word: Word) -> i64 {
+    match word {
+        Word::Fixed(value) => value,
+        Word::Live { max, .. } => max,
+    }
+}
+
+/// One launch with everything that it is given.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    function: Handle<CUfunction>,
+    shape: LaunchShape,
+    buffers: Vec<CUdeviceptr>,
+    values: Vec<i64>,
+    live: CUdeviceptr,
+    rules: Vec<i64>,
+}
+
+impl Launch {
+    /// # Safety
+    /// The buffers are alive until the kernel has ended, and as long as the kernel takes them to
+    /// be; the kernel is loaded.
+    pub(crate) unsafe fn issue(&mut self, stream: CUstream) -> Result<(), Failed> {
+        let mut params: Vec<*mut c_void> =
+            self.buffers.iter_mut().map(|it| std::ptr::from_mut(it).cast()).collect();
+        params.push(self.values.as_mut_ptr().cast());
+        params.push(std::ptr::from_mut(&mut self.live).cast());
+        params.push(self.rules.as_mut_ptr().cast());
+        // SAFETY: one pointer for each parameter, to a value that outlives the call; the rest is
+        // the caller's promise.
+        unsafe { api::launch(self.function.0, &self.shape, &mut params, stream) }
+    }
+}

@@ -1,0 +1,184 @@
+//! Opens GPUs.
+
+use std::sync::Arc;
+
+use calor_device::{Device, DeviceError, Driver, Signature};
+
+use crate::api::{self, Attribute, Failed};
+use crate::arch::Arch;
+use crate::claims::CLAIMS;
+use crate::compile::CudaCompiler;
+use crate::device::{Context, KIND, Parts, Shared, Stream};
+use crate::gemm::Blas;
+use crate::library::{Libraries, LibraryName, SearchPath};
+use crate::memory::CudaMemory;
+use crate::nvrtc::Nvrtc;
+use crate::profile::CudaProfile;
+use crate::queue::CudaQueue;
+
+/// Oldest architecture that kernels are written for.
+const OLDEST: (i32, i32) = (7, 5);
+
+/// What a driver is told.
+#[derive(Clone, Debug, Default)]
+pub struct CudaOptions {
+    /// Where libraries are looked for, besides the loader's own places.
+    pub path: SearchPath,
+    /// Most bytes of buffers; what the GPU has if nothing is said.
+    pub memory_bytes: Option<u64>,
+    /// Whether programs are launched step by step instead of as captured graphs.
+    pub eager: bool,
+    /// Leave cuBLASLt alone: products run on generated kernels.
+    pub without_vendor_library: bool,
+    /// The compiler whose kept kernels are used where there is none here.
+    pub kept_producer: Option<String>,
+    /// Where times of steps go, if anywhere. A device with one does not capture.
+    pub profile: Option<CudaProfile>,
+}
+
+/// The machine's NVIDIA GPUs.
+#[derive(Clone, Debug)]
+pub struct CudaDriver {
+    options: CudaOptions,
+    libraries: Libraries,
+}
+
+impl CudaDriver {
+    /// Looks for the libraries. That none is there is said when a device is asked for.
+    pub fn new(options: CudaOptions) -> Self {
+        let mut names = vec![LibraryName::Driver, LibraryName::Nvrtc];
+        if !options.without_vendor_library {
+            names.push(LibraryName::CublasLt);
+        }
+        let libraries = Libraries::find(&names, &options.path);
+        Self { options, libraries }
+    }
+
+    /// What was found.
+    pub fn libraries(&self) -> &Libraries {
+        &self.libraries
+    }
+
+    /// The CUDA version of the machine's driver, as in (13, 0).
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] with the reason.
+    pub fn version(&self) -> Result<(u32, u32), DeviceError> {
+        self.start()?;
+        let version = api::version().map_err(|err| absent(err.text()))?.unsigned_abs();
+        Ok((version / 1000, version % 1000 / 10))
+    }
+
+    fn start(&self) -> Result<(), DeviceError> {
+        if let Some(why) = self.libraries.why_not(LibraryName::Driver) {
+            return Err(absent(format!("the NVIDIA driver is not installed: {why}")));
+        }
+        api::load().map_err(absent)
+    }
+}
+
+fn absent(why: String) -> DeviceError {
+    DeviceError::Absent { kind: KIND, why }
+}
+
+impl Driver for CudaDriver {
+    fn count(&self) -> Result<usize, DeviceError> {
+        self.start()?;
+        api::device_count().map_err(|err| absent(err.text()))
+    }
+
+    fn open(&self, ordinal: usize) -> Result<Device, DeviceError> {
+        let count = self.count()?;
+        if count <= ordinal {
+            return Err(absent(match count {
+                0 => "the driver is here, and there is no GPU".into(),
+                1 => format!("there is one GPU, number 0, and none of number {ordinal}"),
+                _ => format!("there are {count} GPUs, numbers 0 to {}", count - 1),
+            }));
+        }
+        self.open_it(ordinal)
+    }
+}
+
+impl CudaDriver {
+    fn open_it(&self, ordinal: usize) -> Result<Device, DeviceError> {
+        let failed = |err: Failed| absent(err.text());
+        let device = api::device(ordinal).map_err(failed)?;
+        let attribute = |it| api::device_attribute(device, it).map_err(failed);
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        if (major, minor) < OLDEST {
+            let (a, b) = OLDEST;
+            let why = format!("compute capability {major}.{minor} is older than {a}.{b}");
+            return Err(absent(why));
+        }
+        let sm_count = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let arch = Arch::of_device(major.unsigned_abs(), minor.unsigned_abs());
+        let model = api::device_name(device).map_err(failed)?;
+        let context = Context::open(device).map_err(failed)?;
+        let (free_bytes, _) = api::memory_info().map_err(failed)?;
+        let limit_bytes = self.options.memory_bytes.unwrap_or(free_bytes).min(free_bytes);
+        let nvrtc = Nvrtc::find(&self.libraries);
+        let blas = Blas::find(&self.libraries);
+        let producer = match (&nvrtc, &self.options.kept_producer) {
+            (Ok(nvrtc), _) => nvrtc.identity(),
+            (Err(_), Some(kept)) => kept.clone(),
+            (Err(_), None) => "no compiler".into(),
+        };
+        let signature = Signature {
+            kind: KIND,
+            model: model.clone(),
+            arch: arch.to_string(),
+            versions: self.versions(&producer, &blas)?,
+            memory_bytes: limit_bytes,
+            parallel_count: sm_count.unsigned_abs(),
+        };
+        let parts = Parts {
+            stream: Stream::new().map_err(failed)?,
+            context,
+            arch,
+            producer,
+            model,
+            limit_bytes,
+            nvrtc,
+            blas,
+            capture: !self.options.eager,
+        };
+        let shared = Arc::new(Shared::new(parts).map_err(failed)?);
+        let profile = self.options.profile.clone();
+        Ok(Device {
+            memory: Box::new(CudaMemory(Arc::clone(&shared))),
+            compiler: Box::new(CudaCompiler(Arc::clone(&shared))),
+            queue: Box::new(CudaQueue { shared, profile }),
+            claims: if self.libraries.has(LibraryName::CublasLt) { CLAIMS } else { &[] },
+            signature,
+        })
+    }
+
+    fn versions(
+        &self,
+        producer: &str,
+        blas: &Result<Blas, String>,
+    ) -> Result<Vec<(String, String)>, DeviceError> {
+        let (major, minor) = self.version()?;
+        let mut versions = vec![
+            ("calor-device-cuda".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("driver".to_owned(), format!("{major}.{minor}")),
+            ("compiler".to_owned(), producer.to_owned()),
+        ];
+        if let Ok(blas) = blas {
+            versions.push(("products".to_owned(), blas.identity()));
+        }
+        Ok(versions)
+    }
+}
+
+#[test]
+fn a_machine_without_a_gpu_says_why() {
+    let driver = CudaDriver::new(CudaOptions::default());
+    let why = match driver.open(9999) {
+        Err(DeviceError::Absent { kind: "cuda", why }) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why.contains("driver") || why.contains("GPU"), "{why}");
+}

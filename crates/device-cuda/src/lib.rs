@@ -1,0 +1,27 @@
+//! NVIDIA GPUs as devices: kernels compiled ahead by NVRTC, GEMM by cuBLASLt, programs captured.
+//!
+//! [`CudaDriver`] opens them. The program is built without any CUDA toolkit; libraries are looked
+//! for when it runs ([`Libraries`]), and what is missing is said by name.
+#![expect(unsafe_code, reason = "the driver's C interface; every block says why")]
+
+mod api;
+mod arch;
+pub mod claims;
+mod code;
+mod compile;
+mod device;
+mod driver;
+mod form;
+mod gemm;
+mod library;
+mod memory;
+mod nvrtc;
+mod profile;
+mod queue;
+mod sources;
+
+pub use arch::Arch;
+pub use claims::CLAIMS;
+pub use driver::{CudaDriver, CudaOptions};
+pub use library::{Libraries, Library, LibraryName, SearchPath};
+pub use profile::CudaProfile;

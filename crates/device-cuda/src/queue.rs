@@ -1,0 +1,310 @@
+//! Programs: captured into one graph each, or launched step by step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calor_device::{CodeId, DeviceError, PreparedId, Queue, Span, Step, Ticket};
+use calor_telemetry::clock::Stopwatch;
+
+use crate::api::{self, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUstream, Failed};
+use crate::code::{Code, Launch};
+use crate::device::{Handle, Shared, State};
+use crate::gemm::BoundProduct;
+use crate::profile::CudaProfile;
+
+/// Runs in flight whose ends can be told apart. An older one is waited for with a younger.
+const RUNS_TOLD_APART: usize = 64;
+
+/// How long a wait looks again and again before it sleeps between looks.
+const SPIN_NS: u64 = 2_000_000;
+
+/// The device's work.
+pub(crate) struct CudaQueue {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) profile: Option<CudaProfile>,
+}
+
+/// One thing to do, bound to addresses.
+#[derive(Debug)]
+enum Action {
+    Launch(Launch),
+    Product(BoundProduct),
+    Copy { to: CUdeviceptr, from: CUdeviceptr, bytes: usize },
+    Fill { to: CUdeviceptr, byte: u8, bytes: usize },
+}
+
+impl Action {
+    /// # Safety
+    /// Everything that the action names is alive until it has ended.
+    unsafe fn issue(&mut self, shared: &Shared, stream: CUstream) -> Result<(), Failed> {
+        match self {
+            // SAFETY: the caller's promise; this holds for the next ones as well.
+            Self::Launch(launch) => unsafe { launch.issue(stream) },
+            // SAFETY: as above.
+            Self::Product(product) => unsafe { product.issue(shared, stream) },
+            // SAFETY: as above.
+            Self::Copy { to, from, bytes } => unsafe { api::copy_on(*to, *from, *bytes, stream) },
+            // SAFETY: as above.
+            Self::Fill { to, byte, bytes } => unsafe { api::fill(*to, *byte, *bytes, stream) },
+        }
+    }
+}
+
+/// A prepared program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    actions: Vec<Action>,
+    graph: Option<Graph>,
+    /// Keeps the code loaded that the graph launches.
+    _codes: Vec<Arc<Code>>,
+}
+
+/// An instantiated graph.
+#[derive(Debug)]
+struct Graph {
+    exec: Handle<CUgraphExec>,
+    source: Handle<CUgraph>,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: whoever drops a program has waited for its runs.
+        let _ = unsafe { api::drop_exec(self.exec.0) };
+        // SAFETY: as above.
+        let _ = unsafe { api::drop_graph(self.source.0) };
+    }
+}
+
+/// Numbers of runs, and an event for each of the last ones.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    count: u64,
+    ends: Vec<Handle<CUevent>>,
+}
+
+impl Runs {
+    pub(crate) fn new() -> Result<Self, Failed> {
+        let mut runs = Self { count: 0, ends: Vec::with_capacity(RUNS_TOLD_APART) };
+        for _ in 0..RUNS_TOLD_APART {
+            runs.ends.push(Handle(api::event(false)?));
+        }
+        Ok(runs)
+    }
+
+    fn end_of(&self, number: u64) -> CUevent {
+        self.ends[(number % RUNS_TOLD_APART as u64) as usize].0
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        for event in &self.ends {
+            // SAFETY: nobody else has the events.
+            let _ = unsafe { api::drop_event(event.0) };
+        }
+    }
+}
+
+impl CudaQueue {
+    fn action(
+        &self,
+        state: &State,
+        index: usize,
+        step: &Step,
+        live: CUdeviceptr,
+        codes: &mut Vec<Arc<Code>>,
+    ) -> Result<Action, DeviceError> {
+        let wrong = |why| DeviceError::Step { step: index, why };
+        let address = |span: &Span| self.shared.address(state, *span);
+        match step {
+            Step::Launch { code, words, args } | Step::Call { code, words, args } => {
+                let code = self.code(state, *code)?;
+                let places: Vec<CUdeviceptr> =
+                    args.iter().map(address).collect::<Result<_, _>>()?;
+                let action = match (&*code, step) {
+                    (Code::Kernel(kernel), Step::Launch { .. }) => {
+                        Action::Launch(kernel.bind(words, places, live).map_err(wrong)?)
+                    }
+                    (Code::Product(product), Step::Call { .. }) => {
+                        let bound = product.bind(&self.shared, words, args, &places);
+                        Action::Product(bound.map_err(wrong)?)
+                    }
+                    _ => return Err(wrong("the code is of another kind")),
+                };
+                codes.push(code);
+                Ok(action)
+            }
+            Step::Copy { from, to } => {
+                if from.len != to.len {
+                    return Err(wrong("lengths differ"));
+                }
+                let (from_at, to_at) = (address(from)?, address(to)?);
+                Ok(Action::Copy { to: to_at, from: from_at, bytes: to.len as usize })
+            }
+            Step::Fill { to, byte } => {
+                Ok(Action::Fill { to: address(to)?, byte: *byte, bytes: to.len as usize })
+            }
+        }
+    }
+
+    fn code(&self, state: &State, code: CodeId) -> Result<Arc<Code>, DeviceError> {
+        self.shared.of_this(code.generation, "code")?;
+        state.codes.get(code.index).cloned().ok_or(DeviceError::Stale { what: "code" })
+    }
+
+    /// One graph of everything that the actions issue.
+    fn capture(&self, actions: &mut [Action]) -> Result<Graph, Failed> {
+        let stream = self.shared.stream.raw();
+        // SAFETY: the stream is alive, and the capture ends below on this thread.
+        unsafe { api::begin_capture(stream) }?;
+        let issued = actions.iter_mut().try_for_each(|action| {
+            // SAFETY: nothing runs while it is captured; a run happens while all of it is alive.
+            unsafe { action.issue(&self.shared, stream) }
+        });
+        // SAFETY: this thread began the capture. It is ended after a failure, too.
+        let source = unsafe { api::end_capture(stream) };
+        issued?;
+        let source = source?;
+        // SAFETY: the graph was just made.
+        let exec = match unsafe { api::instantiate(source) } {
+            Ok(exec) => exec,
+            Err(err) => {
+                // SAFETY: nobody has seen the graph.
+                let _ = unsafe { api::drop_graph(source) };
+                return Err(err);
+            }
+        };
+        let graph = Graph { exec: Handle(exec), source: Handle(source) };
+        // SAFETY: graph and stream are alive.
+        unsafe { api::upload(exec, stream) }?;
+        Ok(graph)
+    }
+
+    /// Runs step by step with a clock around each.
+    fn run_timed(&self, program: &mut Program) -> Result<Vec<u64>, Failed> {
+        let stream = self.shared.stream.raw();
+        let mut marks = Marks::default();
+        marks.add(stream)?;
+        for action in &mut program.actions {
+            // SAFETY: the program's code and buffers are alive; the run is waited for below.
+            unsafe { action.issue(&self.shared, stream) }?;
+            marks.add(stream)?;
+        }
+        // SAFETY: the stream is alive.
+        unsafe { api::synchronize(stream) }?;
+        marks.steps_ns()
+    }
+}
+
+/// Events between steps.
+#[derive(Default)]
+struct Marks(Vec<CUevent>);
+
+impl Marks {
+    fn add(&mut self, stream: CUstream) -> Result<(), Failed> {
+        let event = api::event(true)?;
+        self.0.push(event);
+        // SAFETY: both are alive.
+        unsafe { api::record(event, stream) }
+    }
+
+    fn steps_ns(&self) -> Result<Vec<u64>, Failed> {
+        let pairs = self.0.windows(2);
+        // SAFETY: the stream was waited for, so both have happened.
+        let steps = pairs.map(|it| unsafe { api::elapsed_ms(it[0], it[1]) });
+        steps.map(|it| it.map(|ms| (f64::from(ms) * 1e6) as u64)).collect()
+    }
+}
+
+impl Drop for Marks {
+    fn drop(&mut self) {
+        for event in &self.0 {
+            // SAFETY: nobody else has the events.
+            let _ = unsafe { api::drop_event(*event) };
+        }
+    }
+}
+
+impl Queue for CudaQueue {
+    fn prepare(
+        &mut self,
+        steps: &[Step],
+        edges: &[(u32, u32)],
+        live: Option<Span>,
+    ) -> Result<PreparedId, DeviceError> {
+        let mut state = self.shared.enter()?;
+        for (before, after) in edges {
+            if after <= before || steps.len() <= *after as usize {
+                return Err(DeviceError::Step { step: *after as usize, why: "edge not forward" });
+            }
+        }
+        let live = live.map_or(Ok(0), |it| self.shared.address(&state, it))?;
+        let mut codes = Vec::new();
+        let mut actions = Vec::with_capacity(steps.len());
+        for (index, step) in steps.iter().enumerate() {
+            actions.push(self.action(&state, index, step, live, &mut codes)?);
+        }
+        // A graph of nothing cannot be told from one that failed; it is run as no steps.
+        let captured = self.shared.capture && self.profile.is_none() && !actions.is_empty();
+        let graph = captured
+            .then(|| self.capture(&mut actions))
+            .transpose()
+            .map_err(|err| self.shared.failed(&mut state, err, 0))?;
+        let index = state.programs.insert(Program { actions, graph, _codes: codes });
+        Ok(PreparedId { index, generation: self.shared.generation })
+    }
+
+    fn run(&mut self, prepared: PreparedId) -> Result<Ticket, DeviceError> {
+        let mut state = self.shared.enter()?;
+        self.shared.of_this(prepared.generation, "program")?;
+        let stream = self.shared.stream.raw();
+        let stale = DeviceError::Stale { what: "program" };
+        let program = state.programs.get_mut(prepared.index).ok_or(stale)?;
+        let outcome = match (&program.graph, &self.profile) {
+            // SAFETY: graph, stream and everything that the graph touches are alive: freeing a
+            // buffer or a program waits for the stream.
+            (Some(graph), _) => unsafe { api::launch_graph(graph.exec.0, stream) },
+            (None, Some(profile)) => {
+                self.run_timed(program).map(|step_ns| profile.keep(prepared, step_ns))
+            }
+            (None, None) => program.actions.iter_mut().try_for_each(|action| {
+                // SAFETY: as above.
+                unsafe { action.issue(&self.shared, stream) }
+            }),
+        };
+        outcome.map_err(|err| self.shared.failed(&mut state, err, 0))?;
+        let number = state.runs.count + 1;
+        // SAFETY: both are alive.
+        unsafe { api::record(state.runs.end_of(number), stream) }
+            .map_err(|err| self.shared.failed(&mut state, err, 0))?;
+        state.runs.count = number;
+        Ok(Ticket(number))
+    }
+
+    fn wait(&mut self, ticket: Ticket, deadline: Duration) -> Result<(), DeviceError> {
+        let mut state = self.shared.enter()?;
+        if ticket.0 == 0 || state.runs.count < ticket.0 {
+            return Err(DeviceError::Stale { what: "ticket" });
+        }
+        let watch = Stopwatch::start();
+        let event = state.runs.end_of(ticket.0);
+        let deadline_ns = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            // SAFETY: the event is alive.
+            match unsafe { api::has_happened(event) } {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(err) => return Err(self.shared.failed(&mut state, err, 0)),
+            }
+            let waited_ns = watch.elapsed_ns();
+            if deadline_ns <= waited_ns {
+                return Err(DeviceError::Deadline { waited_ms: waited_ns / 1_000_000 });
+            }
+            if SPIN_NS < waited_ns {
+                std::thread::sleep(Duration::from_micros(20));
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Every reference model: vectors one at a time, packed together, in any order.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use calor_device::Driver;
+use calor_embed::embedder::{
+    CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, PoolingChoice,
+};
+use calor_embed::input::Role;
+use calor_embed::tokenizer::LongTokens;
+use calor_runtime::Build;
+use calor_telemetry::{Counters, Null};
+use safetensors::SafeTensors;
+
+/// Reference models on a device, and how close its results must be.
+pub struct Golden<'a> {
+    /// Opens the device.
+    pub driver: &'a dyn Driver,
+    /// Directory of the reference models.
+    pub dir: PathBuf,
+    /// Largest difference of a number.
+    pub tolerance: f32,
+    /// Smallest cosine of a vector.
+    pub cosine_min: f64,
+}
+
+impl std::fmt::Debug for Golden<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Golden").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// One expected tensor and how it is asked for.
+struct Row {
+    model: &'static str,
+    tensor: &'static str,
+    pooling: PoolingChoice,
+    normalize: bool,
+    /// Which list of ids of `case.json`.
+    ids: &'static str,
+}
+
+const fn row(
+    model: &'static str,
+    tensor: &'static str,
+    pooling: PoolingChoice,
+    normalize: bool,
+) -> Row {
+    Row { model, tensor, pooling, normalize, ids: "input_ids" }
+}
+
+const fn pools(model: &'static str) -> [Row; 4] {
+    [
+        row(model, "mean", PoolingChoice::Mean, false),
+        row(model, "mean_norm", PoolingChoice::Mean, true),
+        row(model, "cls_norm", PoolingChoice::First, true),
+        row(model, "last_norm", PoolingChoice::Last, true),
+    ]
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for model in [
+        "bert",
+        "longformer",
+        "roberta",
+        "xlm-roberta",
+        "distilbert",
+        "mpnet",
+        "modernbert",
+        "t5-gated",
+        "qwen2",
+    ] {
+        rows.extend(pools(model));
+    }
+    rows.push(row("splade", "splade", PoolingChoice::Splade, false));
+    rows.push(row("codet5p", "embedding", PoolingChoice::First, true));
+    rows.push(row("codet5p", "mean_norm", PoolingChoice::Mean, true));
+    rows.push(row("clip", "text_norm", PoolingChoice::Eos, true));
+    let doc = row("colbert", "doc_mean_norm", PoolingChoice::Mean, true);
+    rows.push(Row { ids: "doc_ids", ..doc });
+    rows
+}
+
+impl Golden<'_> {
+    fn open(&self, row: &Row) -> CheckpointEmbedder {
+        let device = self.driver.open(0).unwrap();
+        let build = Build::new(device, u64::MAX, Arc::new(Counters::new()), Arc::new(Null));
+        let options = EmbedderOptions {
+            pooling: Some(row.pooling),
+            normalize: Some(row.normalize),
+            sequence_tokens_max: None,
+            long_text: LongTokens::Truncate,
+            batch_tokens_max: 512,
+            thread_count: std::num::NonZeroUsize::MIN,
+            role: Role::Passage,
+        };
+        CheckpointEmbedder::open(build, &self.dir.join(row.model), options).unwrap()
+    }
+
+    fn case(&self, model: &str) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.dir.join(model).join("case.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn expected(&self, model: &str, tensor: &str) -> (Vec<usize>, Vec<f32>) {
+        let bytes = std::fs::read(self.dir.join(model).join("expected.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let view = file.tensor(tensor).unwrap_or_else(|_| panic!("{model} has no {tensor}"));
+        let values = view
+            .data()
+            .chunks_exact(4)
+            .map(|it| f32::from_le_bytes(it.try_into().unwrap()))
+            .collect();
+        (view.shape().to_vec(), values)
+    }
+
+    fn close(&self, got: &[f32], want: &[f32], what: &str) {
+        assert_eq!(got.len(), want.len(), "{what}");
+        let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= self.tolerance, "{what}: largest difference {worst}");
+        let cosine = calor_embed::embedding::cosine(got, want);
+        assert!(cosine >= self.cosine_min, "{what}: cosine {cosine}");
+    }
+
+    /// Pooled vectors: alone, packed together, in another order.
+    ///
+    /// # Panics
+    /// When they are not those of the reference.
+    pub fn vectors_are_those_of_the_reference(&self) {
+        for row in rows() {
+            let (shape, want) = self.expected(row.model, row.tensor);
+            let ids = ids(&self.case(row.model), row.ids);
+            let items: Vec<EmbedItem> = ids.iter().map(|it| EmbedItem::Ids(it.clone())).collect();
+            let width = shape[1];
+            let mut embedder = self.open(&row);
+            let what = |how: &str, at: usize| format!("{} {} {how} {at}", row.model, row.tensor);
+            for (at, item) in items.iter().enumerate() {
+                let got = run(&mut embedder, std::slice::from_ref(item));
+                self.close(&got[0], &want[at * width..][..width], &what("alone", at));
+            }
+            let together = run(&mut embedder, &items);
+            let backwards: Vec<EmbedItem> = items.iter().rev().cloned().collect();
+            let mut reversed = run(&mut embedder, &backwards);
+            reversed.reverse();
+            for (at, (got, again)) in together.iter().zip(&reversed).enumerate() {
+                self.close(got, &want[at * width..][..width], &what("together", at));
+                let apart = got.iter().zip(again).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(apart <= 1e-5, "{}: {apart}", what("in another order", at));
+            }
+        }
+    }
+
+    /// One vector for each token.
+    ///
+    /// # Panics
+    /// When they are not those of the reference.
+    pub fn token_rows_are_those_of_the_reference(&self) {
+        for (model, tensor, list) in [
+            ("bert", "tokens_last_text", "input_ids"),
+            ("longformer", "tokens_last_text", "input_ids"),
+            ("codet5p", "tokens_last_text", "input_ids"),
+            ("modernbert", "tokens_last_text", "input_ids"),
+            ("qwen2", "tokens_last_text", "input_ids"),
+            ("colbert", "doc_tokens_last_text", "doc_ids"),
+        ] {
+            let mut embedder = self.open(&Row {
+                model,
+                tensor,
+                pooling: PoolingChoice::None,
+                normalize: false,
+                ids: list,
+            });
+            let ids = ids(&self.case(model), list);
+            let items: Vec<EmbedItem> = ids.into_iter().map(EmbedItem::Ids).collect();
+            let got = run(&mut embedder, &items);
+            self.close(
+                got.last().unwrap(),
+                &self.expected(model, tensor).1,
+                &format!("{model} {tensor}"),
+            );
+        }
+    }
+
+    /// Sums of largest products of token vectors.
+    ///
+    /// # Panics
+    /// When they are not those of the reference.
+    pub fn late_interaction_scores_are_those_of_the_reference(&self) {
+        let tokens = |list: &'static str| {
+            let mut embedder = self.open(&Row {
+                model: "colbert",
+                tensor: "maxsim",
+                pooling: PoolingChoice::None,
+                normalize: true,
+                ids: list,
+            });
+            let ids = ids(&self.case("colbert"), list);
+            let items: Vec<EmbedItem> = ids.into_iter().map(EmbedItem::Ids).collect();
+            let results = embedder.embed(&items).unwrap();
+            let matrix = |it: EmbedOutput| match it {
+                EmbedOutput::Tokens(tokens) => tokens,
+                EmbedOutput::Vector(_) => panic!("a vector"),
+            };
+            results.into_iter().map(|it| matrix(it.unwrap().output)).collect::<Vec<_>>()
+        };
+        let (queries, documents) = (tokens("query_ids"), tokens("doc_ids"));
+        let (_, want) = self.expected("colbert", "maxsim");
+        for (q, query) in queries.iter().enumerate() {
+            for (d, document) in documents.iter().enumerate() {
+                let got = query.max_sim(document).unwrap();
+                let want = f64::from(want[q * documents.len() + d]);
+                // A sum over 32 query tokens.
+                assert!((got - want).abs() <= 32.0 * 1e-4, "{q} {d}: {got} {want}");
+            }
+        }
+    }
+
+    /// The image tower.
+    ///
+    /// # Panics
+    /// When they are not those of the reference.
+    pub fn images_are_those_of_the_reference(&self) {
+        let mut embedder = self.open(&row("clip", "image_norm", PoolingChoice::Eos, true));
+        let (shape, pixels) = self.expected("clip", "pixel_values");
+        let each = shape[1] * shape[2] * shape[3];
+        let items: Vec<EmbedItem> =
+            pixels.chunks_exact(each).map(|it| EmbedItem::Pixels(it.to_vec())).collect();
+        let (shape, want) = self.expected("clip", "image_norm");
+        for (at, got) in run(&mut embedder, &items).iter().enumerate() {
+            self.close(got, &want[at * shape[1]..][..shape[1]], &format!("image {at}"));
+            let alone = run(&mut embedder, &items[at..=at]);
+            self.close(&alone[0], got, &format!("image {at} alone"));
+        }
+    }
+}
+
+fn ids(case: &serde_json::Value, list: &str) -> Vec<Vec<u32>> {
+    serde_json::from_value(case[list].clone()).unwrap()
+}
+
+fn vector(output: EmbedOutput) -> Vec<f32> {
+    match output {
+        EmbedOutput::Vector(vector) => vector,
+        EmbedOutput::Tokens(tokens) => tokens.as_slice().to_vec(),
+    }
+}
+
+#[track_caller]
+
+fn run(embedder: &mut CheckpointEmbedder, items: &[EmbedItem]) -> Vec<Vec<f32>> {
+    let results = embedder.embed(items).unwrap();
+    results.into_iter().map(|it| vector(it.unwrap().output)).collect()
+}

@@ -1,0 +1,7 @@
+//! Checks of whole models on any device.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
+
+mod golden;
+
+pub use golden::Golden;

@@ -1,0 +1,107 @@
+//! Runs the checks on this machine's NVIDIA GPU.
+//!
+//! Usage: `calor-suite [--golden DIR] [--eager] [--without-library] [--libraries DIR]... [NAME...]`,
+//! where a name is a part of a check's name. Exits with 1 when a check fails.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use calor_device::Driver;
+use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
+use calor_suite::Golden;
+use calor_telemetry::clock::Stopwatch;
+use calor_testkit::conformance::Form;
+use calor_testkit::{contract, failures};
+
+/// What the command line says.
+#[derive(Default)]
+struct Arguments {
+    golden: PathBuf,
+    eager: bool,
+    without_library: bool,
+    libraries: Vec<PathBuf>,
+    names: Vec<String>,
+}
+
+fn arguments() -> Result<Arguments, Box<dyn Error>> {
+    let mut found = Arguments { golden: "golden".into(), ..Arguments::default() };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut next = || words.next().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--golden" => found.golden = next()?.into(),
+            "--libraries" => found.libraries.push(next()?.into()),
+            "--eager" => found.eager = true,
+            "--without-library" => found.without_library = true,
+            name => found.names.push(name.to_owned()),
+        }
+    }
+    Ok(found)
+}
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments = arguments()?;
+    let mut out = std::io::stdout();
+    let mut path = SearchPath::usual(&[], &[]);
+    path.folders.splice(0..0, arguments.libraries.iter().cloned());
+    let options = CudaOptions {
+        path,
+        eager: arguments.eager,
+        without_vendor_library: arguments.without_library,
+        ..CudaOptions::default()
+    };
+    let driver = CudaDriver::new(options);
+    for library in driver.libraries().rows() {
+        writeln!(out, "{library}")?;
+    }
+    // One stays open, so that the context is made once.
+    let device = driver.open(0)?;
+    writeln!(out, "{:?}", device.signature)?;
+    let mut failed = 0;
+    for (name, check) in checks(&driver, &arguments.golden) {
+        if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
+            continue;
+        }
+        let watch = Stopwatch::start();
+        let outcome = catch_unwind(AssertUnwindSafe(check));
+        let seconds = watch.elapsed_ns() as f64 / 1e9;
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+        writeln!(out, "{word:<6} {name} {seconds:.2} s")?;
+        failed += usize::from(outcome.is_err());
+    }
+    writeln!(out, "{failed} failed")?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
+
+fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<'a>> {
+    let form = move |form: Form| {
+        move || {
+            let lines = failures(driver, form, &[]);
+            assert!(lines.is_empty(), "{} cases:\n{}", lines.len(), lines.join("\n"));
+        }
+    };
+    let models =
+        move || Golden { driver, dir: golden.to_owned(), tolerance: 1e-4, cosine_min: 0.99999 };
+    vec![
+        ("contract.memory", Box::new(move || contract::check_memory(driver))),
+        ("contract.queue", Box::new(move || contract::check_queue(driver))),
+        ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
+        ("golden.tokens", Box::new(move || models().token_rows_are_those_of_the_reference())),
+        ("golden.vectors", Box::new(move || models().vectors_are_those_of_the_reference())),
+        (
+            "golden.late_interaction",
+            Box::new(move || models().late_interaction_scores_are_those_of_the_reference()),
+        ),
+        ("golden.images", Box::new(move || models().images_are_those_of_the_reference())),
+        ("cases.whole", Box::new(form(Form::Whole))),
+        ("cases.expanded", Box::new(form(Form::Expanded))),
+        ("cases.weights", Box::new(form(Form::Weights))),
+        ("cases.gradient", Box::new(form(Form::Gradient))),
+    ]
+}
