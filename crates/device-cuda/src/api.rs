@@ -26,7 +26,6 @@ const SYMBOLS: &[&str] = &[
     "cuDeviceGet",
     "cuDeviceGetName",
     "cuDeviceGetAttribute",
-    "cuDeviceTotalMem_v2",
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
@@ -44,11 +43,9 @@ const SYMBOLS: &[&str] = &[
     "cuStreamSynchronize",
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",
-    "cuStreamWaitEvent",
     "cuGraphInstantiateWithFlags",
     "cuGraphExecDestroy",
     "cuGraphDestroy",
-    "cuGraphGetNodes",
     "cuGraphUpload",
     "cuGraphLaunch",
     "cuEventCreate",
@@ -60,7 +57,6 @@ const SYMBOLS: &[&str] = &[
     "cuModuleUnload",
     "cuModuleGetFunction",
     "cuFuncSetAttribute",
-    "cuFuncGetAttribute",
     "cuLaunchKernelEx",
 ];
 
@@ -194,13 +190,6 @@ pub(crate) fn device_attribute(device: CUdevice, attribute: Attribute) -> Outcom
     // SAFETY: the pointer is valid for a write.
     done(unsafe { sys::cuDeviceGetAttribute(&raw mut value, attribute, device) })?;
     Ok(value)
-}
-
-pub(crate) fn device_memory(device: CUdevice) -> Outcome<u64> {
-    let mut bytes = 0;
-    // SAFETY: the pointer is valid for a write.
-    done(unsafe { sys::cuDeviceTotalMem_v2(&raw mut bytes, device) })?;
-    Ok(bytes as u64)
 }
 
 pub(crate) fn retain_context(device: CUdevice) -> Outcome<CUcontext> {
@@ -347,15 +336,6 @@ pub(crate) unsafe fn end_capture(stream: CUstream) -> Outcome<CUgraph> {
 
 /// # Safety
 /// The graph is alive.
-pub(crate) unsafe fn node_count(graph: CUgraph) -> Outcome<usize> {
-    let mut count = 0;
-    // SAFETY: the caller's promise; without an array only the number is written.
-    done(unsafe { sys::cuGraphGetNodes(graph, ptr::null_mut(), &raw mut count) })?;
-    Ok(count)
-}
-
-/// # Safety
-/// The graph is alive.
 pub(crate) unsafe fn instantiate(graph: CUgraph) -> Outcome<CUgraphExec> {
     let mut exec = ptr::null_mut();
     // SAFETY: the caller's promise; the pointer is valid for a write.
@@ -415,15 +395,6 @@ pub(crate) unsafe fn drop_event(event: CUevent) -> Outcome<()> {
 pub(crate) unsafe fn record(event: CUevent, stream: CUstream) -> Outcome<()> {
     // SAFETY: the caller's promise.
     done(unsafe { sys::cuEventRecord(event, stream) })
-}
-
-/// Makes a stream wait for an event.
-///
-/// # Safety
-/// Both are alive.
-pub(crate) unsafe fn stream_waits(stream: CUstream, event: CUevent) -> Outcome<()> {
-    // SAFETY: the caller's promise.
-    done(unsafe { sys::cuStreamWaitEvent(stream, event, 0) })
 }
 
 /// Whether an event has happened.
@@ -495,18 +466,6 @@ pub(crate) unsafe fn set_function(
     done(unsafe { sys::cuFuncSetAttribute(function, attribute, value) })
 }
 
-/// # Safety
-/// The function is alive.
-pub(crate) unsafe fn function_attribute(
-    function: CUfunction,
-    attribute: FunctionAttribute,
-) -> Outcome<i32> {
-    let mut value = 0;
-    // SAFETY: the caller's promise; the pointer is valid for a write.
-    done(unsafe { sys::cuFuncGetAttribute(&raw mut value, attribute, function) })?;
-    Ok(value)
-}
-
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LaunchShape {
@@ -561,4 +520,72 @@ pub(crate) unsafe fn launch(
     done(unsafe {
         sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), ptr::null_mut())
     })
+}
+
+/// A type that the copy engine moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapElement {
+    F16,
+    Bf16,
+    Byte,
+}
+
+/// A matrix for the copy engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Matrix {
+    pub(crate) at: CUdeviceptr,
+    pub(crate) element: MapElement,
+    pub(crate) cols: u64,
+    pub(crate) rows: u64,
+    pub(crate) stride_bytes: u64,
+    pub(crate) tile: [u32; 2],
+    pub(crate) promoted: bool,
+}
+
+/// What the driver makes of a matrix; passed to kernels by value.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TensorMap([u64; 16]);
+
+/// Encodes a matrix of rank 2 with lines of 128 bytes swizzled and zeros outside.
+pub(crate) fn tensor_map(matrix: &Matrix) -> Outcome<TensorMap> {
+    use sys::CUtensorMapDataType as Data;
+    use sys::CUtensorMapL2promotion as Promotion;
+    // SAFETY: the symbol is only looked up, not called.
+    let known = unsafe { sys::culib().get::<unsafe extern "C" fn()>(b"cuTensorMapEncodeTiled") };
+    if known.is_err() {
+        return Err(Failed(CUresult::CUDA_ERROR_NOT_SUPPORTED));
+    }
+    let data = match matrix.element {
+        MapElement::F16 => Data::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        MapElement::Bf16 => Data::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        MapElement::Byte => Data::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+    };
+    let promotion = match matrix.promoted {
+        true => Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        false => Promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+    };
+    let mut map = TensorMap([0; 16]);
+    let extents = [matrix.cols, matrix.rows];
+    let strides = [matrix.stride_bytes];
+    let steps = [1_u32, 1];
+    // SAFETY: the map is 128 bytes aligned to 64, and the arrays are of rank 2 and 1; the address
+    // is only stored.
+    done(unsafe {
+        sys::cuTensorMapEncodeTiled(
+            (&raw mut map).cast(),
+            data,
+            2,
+            matrix.at as *mut c_void,
+            extents.as_ptr(),
+            strides.as_ptr(),
+            matrix.tile.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            promotion,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    })?;
+    Ok(map)
 }

@@ -36,6 +36,11 @@ impl Arch {
         Self { major, minor, specific: 9 <= major }
     }
 
+    /// Whether it has products of four warps together.
+    pub const fn has_wgmma(self) -> bool {
+        self.major == 9 && self.minor == 0 && self.specific
+    }
+
     /// Whether its name is `name`.
     pub fn is(self, name: &str) -> bool {
         self.to_string() == name

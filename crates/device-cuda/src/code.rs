@@ -6,9 +6,10 @@ use calor_device::Word;
 
 use crate::api::{
     self, CUdeviceptr, CUfunction, CUmodule, CUstream, Failed, FunctionAttribute, LaunchShape,
+    MapElement, Matrix, TensorMap,
 };
 use crate::device::Handle;
-use crate::form::KernelForm;
+use crate::form::{KernelForm, MapForm};
 use crate::gemm::Product;
 
 /// Loaded code of either kind.
@@ -73,6 +74,15 @@ impl Kernel {
             return Err("the kernel takes another number of buffers");
         }
         let mut values: Vec<i64> = words.iter().map(|it| most(*it)).collect();
+        if buffers.iter().any(|it| it % u64::from(form.align_bytes) != 0) {
+            return Err("a buffer's address is not aligned as the kernel needs it");
+        }
+        let aligned = |index: &u32| values[*index as usize] % i64::from(form.stride_align) == 0;
+        if !form.stride_words.iter().all(aligned) {
+            return Err("a stride is not aligned as the kernel needs it");
+        }
+        let maps = form.maps.iter().map(|it| map_of(it, &buffers, &values));
+        let maps = maps.collect::<Result<Vec<_>, _>>()?;
         let grid = form.geometry.grid(&values);
         let mut rules = Vec::with_capacity(2 * form.live_words.len().max(1));
         for index in &form.live_words {
@@ -104,7 +114,7 @@ impl Kernel {
             dependent: form.dependent,
             cluster: form.cluster,
         };
-        Ok(Launch { function: self.function, shape, buffers, values, live, rules })
+        Ok(Launch { function: self.function, shape, buffers, values, live, rules, maps })
     }
 }
 
@@ -125,6 +135,34 @@ pub(crate) struct Launch {
     values: Vec<i64>,
     live: CUdeviceptr,
     rules: Vec<i64>,
+    maps: Vec<TensorMap>,
+}
+
+/// A matrix for the copy engine, encoded.
+fn map_of(
+    form: &MapForm,
+    buffers: &[CUdeviceptr],
+    words: &[i64],
+) -> Result<TensorMap, &'static str> {
+    let element_bytes = if form.element == 4 { 1 } else { 2 };
+    let rows = form.rows.of(words).max(1);
+    let stride_bytes = form.stride.of(words) * element_bytes;
+    let element = match form.element {
+        1 => MapElement::F16,
+        2 => MapElement::Bf16,
+        _ => MapElement::Byte,
+    };
+    let matrix = Matrix {
+        at: buffers[form.buffer as usize],
+        element,
+        cols: form.cols.into(),
+        rows,
+        // A single row has no next one, and the engine wants a stride all the same.
+        stride_bytes: stride_bytes.max(u64::from(form.cols) * element_bytes).next_multiple_of(16),
+        tile: form.tile,
+        promoted: form.promoted,
+    };
+    api::tensor_map(&matrix).map_err(|_| "the driver does not take a matrix of the kernel")
 }
 
 impl Launch {
@@ -137,6 +175,7 @@ impl Launch {
         params.push(self.values.as_mut_ptr().cast());
         params.push(std::ptr::from_mut(&mut self.live).cast());
         params.push(self.rules.as_mut_ptr().cast());
+        params.extend(self.maps.iter_mut().map(|it| std::ptr::from_mut(it).cast::<c_void>()));
         // SAFETY: one pointer for each parameter, to a value that outlives the call; the rest is
         // the caller's promise.
         unsafe { api::launch(self.function.0, &self.shape, &mut params, stream) }

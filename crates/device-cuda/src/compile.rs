@@ -23,12 +23,12 @@ impl Compiler for CudaCompiler {
     fn compile(&self, unit: &Unit, kept: &dyn Artifacts) -> Result<Compiled, DeviceError> {
         match unit {
             Unit::Loop(program) => {
-                let written = of_loop(program).map_err(|err| no_kernel(unit, err))?;
+                let written = of_loop(program, self.0.arch).map_err(|err| no_kernel(unit, err))?;
                 kernel(&self.0, &unit.label(), &written, kept)
             }
             Unit::Source(source) => {
-                let written =
-                    sources::write(source, self.0.arch).map_err(|err| no_kernel(unit, err))?;
+                let written = sources::write(source, self.0.arch, self.0.sm_count)
+                    .map_err(|err| no_kernel(unit, err))?;
                 kernel(&self.0, &unit.label(), &written, kept)
             }
             Unit::Call(call) => gemm::compile(&self.0, unit, call, kept),
@@ -75,7 +75,7 @@ fn no_kernel(unit: &Unit, err: NoKernel) -> DeviceError {
 }
 
 /// The text of a loop program and how it is launched.
-pub(crate) fn of_loop(program: &LoopProgram) -> Result<Written, NoKernel> {
+pub(crate) fn of_loop(program: &LoopProgram, arch: Arch) -> Result<Written, NoKernel> {
     let written = calor_kernel::write(program, Language::CudaCpp).map_err(|err| match err {
         WriteError::Lacks { .. } => NoKernel::Unsupported(err.to_string()),
         _ => NoKernel::Wrong(err.to_string()),
@@ -96,10 +96,14 @@ pub(crate) fn of_loop(program: &LoopProgram) -> Result<Written, NoKernel> {
         geometry,
         shared_bytes: 0,
         cluster: 1,
-        dependent: false,
+        dependent: 9 <= arch.major,
         buffer_count: program.args.len() as u32,
         word_count: program.word_count,
         live_words,
+        align_bytes: 1,
+        stride_words: Vec::new(),
+        stride_align: 1,
+        maps: Vec::new(),
         image: Vec::new(),
     };
     Ok(Written { text, form })

@@ -134,6 +134,7 @@ pub(crate) struct Shared {
     /// The compiler that makes kernels here, or made the kept ones: part of their keys.
     pub(crate) producer: String,
     pub(crate) model: String,
+    pub(crate) sm_count: u32,
     pub(crate) limit_bytes: u64,
     pub(crate) generation: u32,
     pub(crate) capture: bool,
@@ -170,6 +171,7 @@ pub(crate) struct Parts {
     pub(crate) arch: Arch,
     pub(crate) producer: String,
     pub(crate) model: String,
+    pub(crate) sm_count: u32,
     pub(crate) limit_bytes: u64,
     pub(crate) nvrtc: Result<Nvrtc, String>,
     pub(crate) blas: Result<Blas, String>,
@@ -178,8 +180,8 @@ pub(crate) struct Parts {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Result<Self, Failed> {
-        let Parts { context, stream, arch, producer, model, limit_bytes, nvrtc, blas, capture } =
-            parts;
+        let Parts { context, stream, arch, producer, model, sm_count, limit_bytes, .. } = parts;
+        let Parts { nvrtc, blas, capture, .. } = parts;
         let state = State {
             programs: Table::default(),
             runs: Runs::new()?,
@@ -199,6 +201,7 @@ impl Shared {
             arch,
             producer,
             model,
+            sm_count,
             limit_bytes,
             generation,
             capture,

@@ -6,7 +6,7 @@ use calor_device::{Device, DeviceError, Driver, Signature};
 
 use crate::api::{self, Attribute, Failed};
 use crate::arch::Arch;
-use crate::claims::CLAIMS;
+use crate::claims::claims;
 use crate::compile::CudaCompiler;
 use crate::device::{Context, KIND, Parts, Shared, Stream};
 use crate::gemm::Blas;
@@ -139,6 +139,7 @@ impl CudaDriver {
             arch,
             producer,
             model,
+            sm_count: sm_count.unsigned_abs(),
             limit_bytes,
             nvrtc,
             blas,
@@ -150,7 +151,7 @@ impl CudaDriver {
             memory: Box::new(CudaMemory(Arc::clone(&shared))),
             compiler: Box::new(CudaCompiler(Arc::clone(&shared))),
             queue: Box::new(CudaQueue { shared, profile }),
-            claims: if self.libraries.has(LibraryName::CublasLt) { CLAIMS } else { &[] },
+            claims: claims(arch, self.libraries.has(LibraryName::CublasLt)),
             signature,
         })
     }

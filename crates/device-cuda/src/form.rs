@@ -26,6 +26,15 @@ pub(crate) enum Geometry {
     },
     /// Along each axis a word divided by `per`, rounded up, or one; times `times`.
     Tiles([Axis; 3]),
+    /// Along x as many as there are tiles, at most so many that stay and walk, times `each`.
+    Walking {
+        /// The tiles.
+        tiles: Axis,
+        /// Most of them at once.
+        most: u32,
+        /// Blocks for each.
+        each: u32,
+    },
 }
 
 /// Blocks along one axis.
@@ -53,6 +62,10 @@ impl Axis {
         Self { word: Some(word), per, times: 1 }
     }
 
+    fn fits(self, word_count: u32) -> bool {
+        self.per != 0 && self.times != 0 && self.word.is_none_or(|word| word < word_count)
+    }
+
     fn blocks(self, words: &[i64]) -> u32 {
         let tiles = match self.word.and_then(|it| words.get(it as usize)) {
             Some(word) => (*word).max(0).unsigned_abs().div_ceil(u64::from(self.per.max(1))),
@@ -74,6 +87,62 @@ impl Geometry {
                 [grid.groups(extents), 1, 1]
             }
             Self::Tiles(axes) => axes.map(|it| it.blocks(words)),
+            Self::Walking { tiles, most, each } => {
+                [tiles.blocks(words).min(most).saturating_mul(each), 1, 1]
+            }
+        }
+    }
+}
+
+/// A matrix of a buffer as the copy engine sees it: rows of `cols` elements, 128 bytes swizzled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MapForm {
+    /// Which buffer.
+    pub(crate) buffer: u32,
+    /// 1 for f16, 2 for bf16, 4 for bytes.
+    pub(crate) element: u32,
+    /// Elements of a row.
+    pub(crate) cols: u32,
+    /// Rows: a launch word, or a number.
+    pub(crate) rows: Extent,
+    /// Elements from row to row.
+    pub(crate) stride: Extent,
+    /// Elements of a row and rows that are copied at once.
+    pub(crate) tile: [u32; 2],
+    /// Whether L2 fetches 256 bytes for it.
+    pub(crate) promoted: bool,
+}
+
+/// A number, or a launch word at its most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// A number.
+    Fixed(u32),
+    /// A launch word.
+    Word(u32),
+}
+
+impl Extent {
+    /// Its value for these words.
+    pub(crate) fn of(self, words: &[i64]) -> u64 {
+        match self {
+            Self::Fixed(value) => value.into(),
+            Self::Word(index) => words.get(index as usize).map_or(0, |it| (*it).max(0) as u64),
+        }
+    }
+
+    fn pair(self) -> [u32; 2] {
+        match self {
+            Self::Fixed(value) => [0, value],
+            Self::Word(index) => [1, index],
+        }
+    }
+
+    fn from_pair([kind, value]: [u32; 2], word_count: u32) -> Option<Self> {
+        match kind {
+            0 => Some(Self::Fixed(value)),
+            1 if value < word_count => Some(Self::Word(value)),
+            _ => None,
         }
     }
 }
@@ -99,11 +168,39 @@ pub(crate) struct KernelForm {
     pub(crate) word_count: u32,
     /// Which of the words may follow a live count, in the order of their rules.
     pub(crate) live_words: Vec<u32>,
+    /// What the address of every buffer is a multiple of.
+    pub(crate) align_bytes: u32,
+    /// Strides among the words, which are multiples of `stride_align` elements.
+    pub(crate) stride_words: Vec<u32>,
+    /// See `stride_words`.
+    pub(crate) stride_align: u32,
+    /// Matrices for the copy engine, which follow the rules.
+    pub(crate) maps: Vec<MapForm>,
     /// The machine code.
     pub(crate) image: Vec<u8>,
 }
 
 impl KernelForm {
+    /// A kernel of ours before it is compiled, which asks nothing of addresses.
+    pub(crate) fn new(entry: &str, threads: u32, geometry: Geometry, words: u32) -> Self {
+        Self {
+            entry: entry.into(),
+            block: [threads, 1, 1],
+            geometry,
+            shared_bytes: 0,
+            cluster: 1,
+            dependent: false,
+            buffer_count: 0,
+            word_count: words,
+            live_words: (0..words).collect(),
+            align_bytes: 1,
+            stride_words: Vec::new(),
+            stride_align: 1,
+            maps: Vec::new(),
+            image: Vec::new(),
+        }
+    }
+
     /// The artifact's bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Writer(FORMAT.to_vec());
@@ -117,6 +214,10 @@ impl KernelForm {
             Geometry::Points { extent_count, items_per_point, items_per_group, groups_max } => {
                 out.u32(1);
                 let all = [extent_count, items_per_point, items_per_group, groups_max];
+                all.iter().for_each(|it| out.u32(*it));
+            }
+            Geometry::Walking { tiles, most, each } => {
+                let all = [3, tiles.word.unwrap_or(u32::MAX), tiles.per, tiles.times, most, each];
                 all.iter().for_each(|it| out.u32(*it));
             }
             Geometry::Tiles(axes) => {
@@ -135,6 +236,18 @@ impl KernelForm {
         out.u32(self.word_count);
         out.u32(self.live_words.len() as u32);
         self.live_words.iter().for_each(|it| out.u32(*it));
+        out.u32(self.align_bytes);
+        out.u32(self.stride_align);
+        out.u32(self.stride_words.len() as u32);
+        self.stride_words.iter().for_each(|it| out.u32(*it));
+        out.u32(self.maps.len() as u32);
+        for map in &self.maps {
+            let MapForm { buffer, element, cols, rows, stride, tile, promoted } = *map;
+            let (rows, stride) = (rows.pair(), stride.pair());
+            let all = [buffer, element, cols, rows[0], rows[1], stride[0], stride[1]];
+            all.iter().chain(&tile).for_each(|it| out.u32(*it));
+            out.u32(u32::from(promoted));
+        }
         out.bytes(&self.image);
         out.0
     }
@@ -174,6 +287,11 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
             }
             Geometry::Tiles(axes)
         }
+        3 => {
+            let [word, per, times] = from.three()?;
+            let tiles = Axis { word: (word != u32::MAX).then_some(word), per, times };
+            Geometry::Walking { tiles, most: from.u32()?, each: from.u32()? }
+        }
         _ => return None,
     };
     let [shared_bytes, cluster, dependent] = from.three()?;
@@ -186,6 +304,23 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         }
         live_words.push(word);
     }
+    let (align_bytes, stride_align) = (from.u32()?, from.u32()?);
+    let mut stride_words = Vec::new();
+    for _ in 0..from.u32()? {
+        stride_words.push(from.u32().filter(|it| *it < word_count)?);
+    }
+    let mut maps = Vec::new();
+    for _ in 0..from.u32()? {
+        let [buffer, element, cols] = from.three()?;
+        let rows = Extent::from_pair([from.u32()?, from.u32()?], word_count)?;
+        let stride = Extent::from_pair([from.u32()?, from.u32()?], word_count)?;
+        let [wide, high, promoted] = from.three()?;
+        if buffer_count <= buffer {
+            return None;
+        }
+        let (tile, promoted) = ([wide, high], promoted != 0);
+        maps.push(MapForm { buffer, element, cols, rows, stride, tile, promoted });
+    }
     let image = from.bytes()?.to_vec();
     let fits = |it: &[u32; 3]| it.iter().all(|it| *it != 0);
     let divides = match geometry {
@@ -193,11 +328,11 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         Geometry::Points { items_per_group, groups_max, extent_count, .. } => {
             items_per_group != 0 && groups_max != 0 && extent_count <= word_count
         }
-        Geometry::Tiles(axes) => axes
-            .iter()
-            .all(|it| it.per != 0 && it.times != 0 && it.word.is_none_or(|word| word < word_count)),
+        Geometry::Tiles(axes) => axes.iter().all(|it| it.fits(word_count)),
+        Geometry::Walking { tiles, most, each } => tiles.fits(word_count) && most != 0 && each != 0,
     };
-    (fits(&block) && divides && cluster != 0).then_some(KernelForm {
+    let aligns = align_bytes.is_power_of_two() && stride_align != 0;
+    (fits(&block) && divides && aligns && cluster != 0).then_some(KernelForm {
         entry,
         block,
         geometry,
@@ -207,6 +342,10 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         buffer_count,
         word_count,
         live_words,
+        align_bytes,
+        stride_words,
+        stride_align,
+        maps,
         image,
     })
 }
@@ -296,6 +435,18 @@ mod tests {
             buffer_count: 3,
             word_count: 4,
             live_words: vec![0, 2],
+            align_bytes: 16,
+            stride_words: vec![1, 3],
+            stride_align: 8,
+            maps: vec![MapForm {
+                buffer: 1,
+                element: 2,
+                cols: 768,
+                rows: Extent::Word(0),
+                stride: Extent::Fixed(768),
+                tile: [64, 128],
+                promoted: true,
+            }],
             image: image(),
         }
     }
@@ -309,7 +460,8 @@ mod tests {
             items_per_group: 8,
             groups_max: 99,
         };
-        for geometry in [Geometry::Fixed([1, 2, 3]), points, Geometry::Tiles(tiles)] {
+        let walking = Geometry::Walking { tiles: Axis::of(0, 128), most: 132, each: 2 };
+        for geometry in [Geometry::Fixed([1, 2, 3]), points, Geometry::Tiles(tiles), walking] {
             let form = form(geometry);
             assert_eq!(KernelForm::from_bytes(&form.to_bytes()).unwrap(), form);
         }
@@ -351,5 +503,7 @@ mod tests {
         };
         assert_eq!(points.grid(&[8, 1000]), [2, 1, 1]);
         assert_eq!(points.grid(&[800]), [3, 1, 1]);
+        let walking = Geometry::Walking { tiles: Axis::of(0, 128), most: 5, each: 2 };
+        assert_eq!([walking.grid(&[300]), walking.grid(&[3000])], [[6, 1, 1], [10, 1, 1]]);
     }
 }

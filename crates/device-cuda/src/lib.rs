@@ -6,7 +6,7 @@
 
 mod api;
 mod arch;
-pub mod claims;
+mod claims;
 mod code;
 mod compile;
 mod device;
@@ -21,7 +21,7 @@ mod queue;
 mod sources;
 
 pub use arch::Arch;
-pub use claims::CLAIMS;
+pub use claims::claims;
 pub use driver::{CudaDriver, CudaOptions};
 pub use library::{Libraries, Library, LibraryName, SearchPath};
 pub use profile::CudaProfile;

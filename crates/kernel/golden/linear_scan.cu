@@ -16,6 +16,11 @@ extern "C" __global__ void __launch_bounds__(256) calor_scan(
     const __grid_constant__ Words words,
     const unsigned* live,
     const __grid_constant__ Rules rules) {
+#if 900 <= __CUDA_ARCH__
+    // The next kernel may be set up already; this one reads nothing before the last has ended.
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
     const long long e0 = live_word(words.w[0], rules.at[0], live);
     const long long x13 = live_word(words.w[13], rules.at[1], live);
     const unsigned long long item_count = (unsigned long long)(e0 * 8);

@@ -81,6 +81,11 @@ extern "C" __global__ void __launch_bounds__(128) calor_row(
     const __grid_constant__ Words words,
     const unsigned* live,
     const __grid_constant__ Rules rules) {
+#if 900 <= __CUDA_ARCH__
+    // The next kernel may be set up already; this one reads nothing before the last has ended.
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
     const long long e0 = live_word(words.w[0], rules.at[0], live);
     const int t = (int)threadIdx.x;
     const unsigned long long item_count = (unsigned long long)(e0);

@@ -14,6 +14,9 @@
 //! Types narrower than 32 bits are packed as in memory and written by atomic operations on their
 //! word, so a buffer's size is a multiple of four bytes. `i64` and `f64` do not exist.
 //!
+//! A CUDA kernel waits itself for the kernel in front of it (from sm_90), so it may be launched
+//! before that one has ended.
+//!
 //! A live word is the smaller of the launch word and `live[count] * scale`, and the launch word
 //! alone where the count index is -1. The pointer to the counts is then not followed.
 //!

@@ -43,6 +43,11 @@ extern \"C\" __global__ void __launch_bounds__({workgroup}) {entry}(
 {args}    const __grid_constant__ Words words,
     const unsigned* live,
     const __grid_constant__ Rules rules) {{
+#if 900 <= __CUDA_ARCH__
+    // The next kernel may be set up already; this one reads nothing before the last has ended.
+    asm volatile(\"griddepcontrol.launch_dependents;\");
+    asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");
+#endif
 {body}}}
 "
     )

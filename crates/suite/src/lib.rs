@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
 mod golden;
+mod large;
 
 pub use golden::Golden;
+pub use large::{check_attention, check_products};

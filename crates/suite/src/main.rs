@@ -12,10 +12,12 @@ use std::process::ExitCode;
 
 use calor_device::Driver;
 use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
-use calor_suite::Golden;
+use calor_suite::{Golden, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
-use calor_testkit::{contract, failures};
+use calor_testkit::{Known, contract, failures};
+
+const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sorts" }];
 
 /// What the command line says.
 #[derive(Default)]
@@ -82,7 +84,7 @@ type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<'a>> {
     let form = move |form: Form| {
         move || {
-            let lines = failures(driver, form, &[]);
+            let lines = failures(driver, form, KNOWN);
             assert!(lines.is_empty(), "{} cases:\n{}", lines.len(), lines.join("\n"));
         }
     };
@@ -99,6 +101,8 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
             Box::new(move || models().late_interaction_scores_are_those_of_the_reference()),
         ),
         ("golden.images", Box::new(move || models().images_are_those_of_the_reference())),
+        ("large.products", Box::new(move || check_products(driver))),
+        ("large.attention", Box::new(move || check_attention(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),

@@ -20,3 +20,19 @@ pub use conformance::{Known, check_all, failures};
 pub use device_case::{Checked, Failure, check_case};
 pub use reference::{Reference, ReferenceError, run_on_interpreter};
 pub use valid::check_plan;
+
+/// Says that a test is skipped, where people and the summary of all tests see it.
+///
+/// # Panics
+/// When the log that the summary reads cannot be written.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+#[expect(clippy::disallowed_methods, reason = "the development task says here where its log is")]
+pub fn skip(line: &str) {
+    use std::io::Write;
+    eprintln!("{line}");
+    if let Ok(path) = std::env::var("CALOR_SKIP_LOG") {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        log.and_then(|mut it| writeln!(it, "{line}"))
+            .unwrap_or_else(|err| panic!("the log of skipped tests: {err}"));
+    }
+}

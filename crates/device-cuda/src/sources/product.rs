@@ -1,0 +1,279 @@
+//! Products of our own: plain f32 arithmetic, `mma.sync`, warpgroup products, and the form for few
+//! rows that is made for reading weights at full bandwidth.
+//!
+//! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (a flag) and `rows`
+//! (most rows). Words and buffers are those of `Call::Gemm` without packing or workspace.
+
+use calor_kernel::Source;
+
+use super::{NoKernel, Written, defines, param};
+use crate::arch::Arch;
+use crate::form::{Axis, Extent, Geometry, KernelForm, MapForm};
+
+const PLAIN: &str = include_str!("../text/gemm_plain.cu");
+const MMA: &str = include_str!("../text/gemm_mma.cu");
+const WGMMA: &str = include_str!("../text/gemm_wgmma.cu");
+const SKINNY: &str = include_str!("../text/skinny_gemm.cu");
+
+/// Most rows of the form for few rows.
+pub(crate) const SKINNY_ROWS_MAX: u32 = 64;
+
+/// Dynamic shared memory that a queue of weights may take, so that two blocks fit.
+const QUEUE_BYTES_MAX: u32 = 96 << 10;
+
+/// What a product computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    n: u32,
+    k: u32,
+    dtype: u32,
+    activation: u32,
+    bias: u32,
+    residual: u32,
+    rows: u32,
+}
+
+impl Shape {
+    fn buffers(&self) -> u32 {
+        3 + self.bias + self.residual
+    }
+
+    /// The macros that all texts have.
+    fn macros(&self, dependent: bool) -> Vec<(&'static str, i64)> {
+        vec![
+            ("TYPE", self.dtype.into()),
+            ("N", self.n.into()),
+            ("K", self.k.into()),
+            ("ACT", self.activation.into()),
+            ("BIAS", self.bias.into()),
+            ("RESIDUAL", self.residual.into()),
+            ("PDL", dependent.into()),
+        ]
+    }
+}
+
+pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
+    let number = |name| param(source, name);
+    let shape = Shape {
+        n: number("n")?,
+        k: number("k")?,
+        dtype: number("dtype")?,
+        activation: number("activation")?,
+        bias: number("bias")?,
+        residual: number("residual")?,
+        rows: number("rows")?,
+    };
+    let zero = shape.n == 0 || shape.k == 0 || shape.rows == 0;
+    if zero || 2 < shape.dtype || 6 < shape.activation || 1 < shape.bias || 1 < shape.residual {
+        return Err(NoKernel::Wrong("a product of nothing".into()));
+    }
+    let dependent = 9 <= arch.major;
+    match source.name {
+        "gemm_plain" => Ok(plain(&shape, dependent)),
+        "gemm_mma" => mma(&shape, arch, dependent),
+        "gemm_wgmma" => wgmma(&shape, arch, sm_count.max(1), dependent),
+        _ => skinny(&shape, arch, sm_count.max(1)),
+    }
+}
+
+fn finished(text: &str, values: &[(&str, i64)], mut form: KernelForm, shape: &Shape) -> Written {
+    form.buffer_count = shape.buffers();
+    Written { text: [&defines(values), text].concat(), form }
+}
+
+fn plain(shape: &Shape, dependent: bool) -> Written {
+    let (warps_m, warps_n) = if shape.rows <= 32 { (1, 2) } else { (4, 2) };
+    let mut values = shape.macros(dependent);
+    values.extend([("WARPS_M", i64::from(warps_m)), ("WARPS_N", warps_n.into()), ("BAND", 8)]);
+    let across = shape.n.div_ceil(64 * warps_n);
+    let x = Axis { word: Some(0), per: 32 * warps_m, times: across };
+    let geometry = Geometry::Tiles([x, Axis::ONE, Axis::ONE]);
+    let mut form = KernelForm::new("calor_gemm_plain", 32 * warps_m * warps_n, geometry, 4);
+    form.dependent = dependent;
+    finished(PLAIN, &values, form, shape)
+}
+
+fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> {
+    if shape.dtype == 0 || shape.n % 8 != 0 || shape.k % 8 != 0 {
+        return Err(NoKernel::Wrong("a product that does not fit the tensor cores".into()));
+    }
+    if arch.major < 8 && shape.dtype != 1 {
+        return Err(NoKernel::Unsupported(format!("products of bf16 on {arch}")));
+    }
+    let stages = if arch.major < 8 { 2 } else { 3 };
+    // Warps below and beside each other, and the part of one: smaller where there are few tiles.
+    let tiles = |rows: u32, cols: u32| shape.rows.div_ceil(rows) * shape.n.div_ceil(cols);
+    let (below, beside, part_rows, part_cols) =
+        if tiles(128, 128) < 132 { (2, 2, 32, 32) } else { (2, 4, 64, 32) };
+    let (rows, cols) = (below * part_rows, beside * part_cols);
+    let mut values = shape.macros(dependent);
+    values.extend([
+        ("OUT", i64::from(shape.dtype)),
+        ("WARPS_M", below.into()),
+        ("WARPS_N", beside.into()),
+        ("WARP_ROWS", part_rows.into()),
+        ("WARP_COLUMNS", part_cols.into()),
+        ("STAGES", stages.into()),
+        ("BAND", 8),
+    ]);
+    let x = Axis { word: Some(0), per: rows, times: shape.n.div_ceil(cols) };
+    let geometry = Geometry::Tiles([x, Axis::ONE, Axis::ONE]);
+    let mut form = KernelForm::new("calor_gemm_mma", 32 * below * beside, geometry, 4);
+    form.shared_bytes = stages * (rows + cols) * 128;
+    form.dependent = dependent;
+    form.align_bytes = 16;
+    form.stride_words = vec![1, 2, 3];
+    form.stride_align = 8;
+    Ok(finished(MMA, &values, form, shape))
+}
+
+/// A tile of the warpgroup form; the macros of its text say what each number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    rows: u32,
+    columns: u32,
+    groups: u32,
+    alternate: u32,
+    stages: u32,
+    cluster_m: u32,
+    split: u32,
+    band: u32,
+}
+
+/// The tile that measured best, by extents.
+fn tile(shape: &Shape) -> Tile {
+    let wide = Tile {
+        rows: 128,
+        columns: 128,
+        groups: 2,
+        alternate: 1,
+        stages: 5,
+        cluster_m: 1,
+        split: 1,
+        band: 4,
+    };
+    let small = Tile { rows: 64, columns: 64, groups: 1, alternate: 0, stages: 8, ..wide };
+    let Shape { n, k, rows, .. } = *shape;
+    if 2048 <= rows {
+        if n % 192 == 0 && (4096 <= rows || 3072 <= n) {
+            return Tile { columns: 192, stages: 4, ..wide };
+        }
+        if 8192 <= k {
+            let two = Tile { rows: 64, columns: 256, alternate: 0, stages: 4, ..wide };
+            return Tile { cluster_m: 2, band: 8, ..two };
+        }
+        return wide;
+    }
+    if 256 <= rows && 132 < rows.div_ceil(64) * n.div_ceil(64) {
+        return wide;
+    }
+    small
+}
+
+fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Written, NoKernel> {
+    if !arch.has_wgmma() {
+        return Err(NoKernel::Unsupported(format!("warpgroup products on {arch}")));
+    }
+    if shape.dtype == 0 || shape.n % 8 != 0 || shape.k % 8 != 0 {
+        return Err(NoKernel::Wrong("a product that does not fit the copy engine".into()));
+    }
+    let tile = tile(shape);
+    let outs = 2.min(tile.columns / 64).max(1 + shape.residual);
+    let tile_rows = tile.rows * if tile.alternate != 0 { 1 } else { tile.groups };
+    let mut values = shape.macros(dependent);
+    values.extend([
+        ("ROWS", i64::from(tile.rows)),
+        ("COLUMNS", tile.columns.into()),
+        ("GROUPS", tile.groups.into()),
+        ("ALTERNATE", tile.alternate.into()),
+        ("STAGES", tile.stages.into()),
+        ("OUTS", outs.into()),
+        ("CLUSTER_M", tile.cluster_m.into()),
+        ("CLUSTER_N", 1),
+        ("SPLIT", tile.split.into()),
+        ("BAND", tile.band.into()),
+    ]);
+    // The kernel names its own cluster; the launch must only be a multiple of it.
+    let each = tile.cluster_m * tile.split;
+    let across = shape.n.div_ceil(tile.columns);
+    let tiles = Axis { word: Some(0), per: tile_rows * tile.cluster_m, times: across };
+    let geometry = Geometry::Walking { tiles, most: sm_count / each, each };
+    let mut form = KernelForm::new("calor_gemm_wgmma", 128 * (tile.groups + 1), geometry, 4);
+    form.shared_bytes = 1024
+        + tile.stages * (tile_rows + tile.columns) * 128
+        + tile.groups * outs * tile.rows * 128
+        + (if tile.alternate != 0 { 4 } else { 2 }) * tile.columns * 2 * shape.bias
+        + 16 * (tile.stages + 2 * outs);
+    form.dependent = dependent;
+    form.align_bytes = 16;
+    form.stride_words = vec![1, 2, 3];
+    form.stride_align = 8;
+    let c_at = 2 + shape.bias + shape.residual;
+    let map = |buffer, cols, rows, stride, tile, promoted| MapForm {
+        buffer,
+        element: shape.dtype,
+        cols,
+        rows,
+        stride,
+        tile,
+        promoted,
+    };
+    let (m, word) = (Extent::Word(0), Extent::Word);
+    let fixed = Extent::Fixed;
+    form.maps = vec![
+        map(0, shape.k, m, word(1), [64, tile_rows], true),
+        map(1, shape.k, fixed(shape.n), fixed(shape.k), [64, tile.columns / tile.cluster_m], true),
+        map(c_at, shape.n, m, word(2), [64, tile.rows], false),
+    ];
+    if shape.residual != 0 {
+        form.maps.push(map(c_at - 1, shape.n, m, word(3), [64, tile.rows], false));
+    }
+    Ok(finished(WGMMA, &values, form, shape))
+}
+
+fn skinny(shape: &Shape, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
+    let Shape { n, k, rows, dtype, .. } = *shape;
+    if SKINNY_ROWS_MAX < rows || n % 8 != 0 || k % 8 != 0 || dtype == 0 {
+        return Err(NoKernel::Wrong("a product that is not for few rows".into()));
+    }
+    if arch.major < 8 {
+        return Err(NoKernel::Unsupported(format!("products for few rows on {arch}")));
+    }
+    let dependent = 9 <= arch.major;
+    let warps = 8;
+    let split = if dependent && 3072 <= k { 4 } else { 1 };
+    // About one block for each multiprocessor.
+    let columns = (n * split).div_ceil(sm_count).next_multiple_of(8).clamp(8, 64);
+    let m_tiles = rows.div_ceil(16);
+    let steps = k.div_ceil(32).div_ceil(split * warps);
+    let step_bytes = columns / 8 * warps * 512;
+    let stages = steps.min(QUEUE_BYTES_MAX / step_bytes).max(1);
+    let mut values = shape.macros(dependent);
+    // Bias and rows are of the type of the weights.
+    values.retain(|(name, _)| *name != "BIAS");
+    values.extend([
+        ("BIAS", i64::from(2 * shape.bias)),
+        ("M_TILES", m_tiles.into()),
+        ("N_TILE", columns.into()),
+        ("SPLIT", split.into()),
+        ("WARPS", warps.into()),
+        ("STAGES", stages.into()),
+        ("NORM", 0),
+        ("LIVE_EARLY", 1),
+    ]);
+    let blocks = split * n.div_ceil(columns);
+    let mut form =
+        KernelForm::new("calor_skinny_gemm", 32 * warps, Geometry::Fixed([blocks, 1, 1]), 5);
+    let sums = m_tiles * (columns / 8) * 32;
+    let queue = stages * step_bytes;
+    form.shared_bytes = queue.max(warps * (sums * 16 + m_tiles * 128))
+        + if 1 < split { sums * 16 + split * m_tiles * 128 } else { 0 }
+        + 16 * columns
+        + 256 * m_tiles
+        + 16;
+    form.dependent = dependent;
+    form.align_bytes = 16;
+    form.stride_words = vec![1, 2, 3];
+    form.stride_align = 8;
+    Ok(finished(SKINNY, &values, form, shape))
+}

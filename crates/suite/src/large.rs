@@ -1,0 +1,123 @@
+//! Products and attention of sizes at which a device takes its fast paths, against the oracle.
+
+use calor_device::Driver;
+use calor_ir::case::CaseBuilder;
+use calor_ir::{DType, OpCase, ValueId, nn};
+use calor_testkit::check_case;
+
+/// Rows, columns and length of sums: few rows, odd ones, tiles that are full and ones that are not.
+const PRODUCTS: [[usize; 3]; 12] = [
+    [1, 64, 64],
+    [7, 256, 128],
+    [32, 384, 384],
+    [33, 96, 3072],
+    [64, 128, 96],
+    [65, 72, 64],
+    [200, 384, 256],
+    [300, 136, 72],
+    [257, 77, 35],
+    [2048, 128, 64],
+    [4096, 192, 64],
+    [2100, 64, 64],
+];
+
+/// Products with every activation, with and without bias and residual, in every float type.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_products(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for (at, [rows, n, k]) in PRODUCTS.into_iter().enumerate() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (turn, activation) in nn::Activation::ALL.into_iter().enumerate() {
+                // Each shape sees each activation in each type once, with changing companions.
+                let (bias, residual) = ((turn + at) % 3 != 0, (turn + at) % 2 == 0);
+                let mut case = CaseBuilder::new(&format!(
+                    "{rows}x{n}x{k} {} {activation:?} bias {bias} residual {residual}",
+                    dtype.name()
+                ));
+                case = case.tolerance(if dtype == DType::F32 { 1e-4 } else { 2e-2 });
+                let x = case.random("x", dtype, &[rows, k]);
+                let w = case.random_in("w", dtype, &[n, k], -0.25, 0.25);
+                let b = bias.then(|| case.random("b", dtype, &[n]));
+                let more = residual.then(|| case.random("residual", dtype, &[rows, n]));
+                let y = nn::linear(&mut case.graph, x, w, b, activation);
+                let y = y.and_then(|y| match more {
+                    Some(more) => case.graph.add(y, more),
+                    None => Ok(y),
+                });
+                check(driver, "linear", &case.finish(y.map(|it| vec![it])), &mut wrong);
+                if 1000 < rows && 1 < turn {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} products:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Packed sequences of these lengths, then padding rows.
+const LENGTHS: &[usize] = &[17, 1, 64, 33, 2, 90];
+
+/// Rows without keys at the end.
+const PADDING: usize = 5;
+
+/// The forms of attention: full, causal, window with an extra key, table.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_attention(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for d in [32, 64, 72, 80, 96, 128] {
+            for form in ["full", "causal", "window", "table"] {
+                let name = format!("{form} d {d} {}", dtype.name());
+                check(driver, "attention", &attention(&name, form, dtype, d), &mut wrong);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} attentions:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn attention(name: &str, form: &str, dtype: DType, d: usize) -> OpCase {
+    let (heads, kv_heads) = (4, if form == "causal" { 2 } else { 4 });
+    let (mut lo, mut hi, mut extra) = (Vec::new(), Vec::new(), Vec::new());
+    let mut start = 0_i32;
+    for length in LENGTHS {
+        let end = start + *length as i32;
+        for row in start..end {
+            let (from, to) = match form {
+                "causal" => (start, row + 1),
+                "window" => ((row - 8).max(start), (row + 9).min(end)),
+                _ => (start, end),
+            };
+            lo.push(from);
+            hi.push(to);
+            extra.push(start);
+        }
+        start = end;
+    }
+    lo.extend([0; PADDING]);
+    hi.extend([0; PADDING]);
+    extra.extend([-1; PADDING]);
+    let rows = lo.len();
+    let tolerance = if dtype == DType::F32 { 1e-4 } else { 2e-2 };
+    let mut case = CaseBuilder::new(name).tolerance(tolerance);
+    let q = case.random_in("q", dtype, &[rows, heads, d], -2.0, 2.0);
+    let k = case.random_in("k", dtype, &[rows, kv_heads, d], -2.0, 2.0);
+    let v = case.random("v", dtype, &[rows, kv_heads, d]);
+    let lo = case.indices("lo", &lo);
+    let hi = case.indices("hi", &hi);
+    let extra = (form == "window").then(|| case.indices("extra", &extra));
+    let bias = (form == "table").then(|| case.random("bias", DType::F32, &[65, heads]));
+    let scale = 1.0 / (d as f64).sqrt();
+    let options = nn::AttentionOptions { lo, hi, extra, bias, scale };
+    let out = nn::attention(&mut case.graph, q, k, v, &options);
+    case.finish(out.map(|it: ValueId| vec![it]))
+}
+
+fn check(driver: &dyn Driver, op: &str, case: &OpCase, wrong: &mut Vec<String>) {
+    if let Err(failure) = check_case(driver, op, case) {
+        wrong.push(format!("{}: {failure}", case.name));
+    }
+}
