@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `tidy`, `docs` and `meter`.
+//! Development tasks: `cargo xtask test`, `gpu-tests`, `tidy`, `docs` and `meter`.
 //!
 //! One binary instead of scripts, so that each rule is a function with a test.
 //! Nothing here is part of what users run.
@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a command's answer goes to its user")]
 
 mod docs;
+mod gpu_tests;
 mod meter;
 mod repository;
 mod source;
@@ -31,6 +32,7 @@ Commands:
                                        without this word (`gpu` on machines without one)
              --only <step>             run one step; may be repeated
              --list                    name the steps and stop
+  gpu-tests  Build the checks for a machine with an NVIDIA GPU as one program, and say where it is
   tidy     Rules that the compiler does not know: layers, names, lengths, licences
              --bless                   write xtask/ratchet.txt anew; lengths only go down
              --list                    name the rules and stop
@@ -62,6 +64,7 @@ fn run(arguments: &[&str]) -> Result<bool> {
             Ok(true)
         }
         ["test", options @ ..] => suite::command(options),
+        ["gpu-tests"] => gpu_tests::command(),
         ["tidy"] => tidy::command(&Repository::open()?),
         ["tidy", "--bless"] => tidy::bless(&Repository::open()?),
         ["tidy", "--list"] => {

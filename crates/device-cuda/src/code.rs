@@ -16,7 +16,7 @@ use crate::gemm::Product;
 #[derive(Debug)]
 pub(crate) enum Code {
     /// A kernel of ours.
-    Kernel(Kernel),
+    Kernel(Box<Kernel>),
     /// A product of the library, with the kernel that ends it, if any.
     Product(Box<Product>),
 }

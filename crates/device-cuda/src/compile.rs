@@ -13,7 +13,7 @@ use crate::code::{Code, Kernel};
 use crate::device::{KIND, Shared};
 use crate::form::{Geometry, KernelForm};
 use crate::gemm;
-use crate::nvrtc::OPTIONS;
+use crate::nvrtc::{OPTIONS, Unmade};
 use crate::sources::{self, NoKernel, Written};
 
 /// The device's compiler.
@@ -40,7 +40,8 @@ impl Compiler for CudaCompiler {
             let product = gemm::load(&self.0, artifact)?;
             Code::Product(Box::new(product))
         } else {
-            Code::Kernel(load_kernel(&self.0, &artifact.target, &artifact.bytes)?)
+            let kernel = load_kernel(&self.0, &artifact.target, &artifact.bytes)?;
+            Code::Kernel(Box::new(kernel))
         };
         let mut state = self.0.enter()?;
         let index = state.codes.insert(Arc::new(code));
@@ -154,7 +155,7 @@ fn make(
     })?;
     let image = nvrtc
         .compile(&written.text, arch)
-        .map_err(|log| DeviceError::Compile { label: label.into(), log })?;
+        .map_err(|Unmade(log)| DeviceError::Compile { label: label.into(), log })?;
     Ok(KernelForm { image, ..written.form.clone() }.to_bytes())
 }
 

@@ -10,6 +10,7 @@ use crate::api::{self, CUcontext, CUdevice, CUdeviceptr, CUstream, Failed};
 use crate::arch::Arch;
 use crate::code::Code;
 use crate::gemm::Blas;
+use crate::library::Missing;
 use crate::memory::Staging;
 use crate::nvrtc::Nvrtc;
 use crate::queue::{Program, Runs};
@@ -127,8 +128,8 @@ pub(crate) struct State {
 pub(crate) struct Shared {
     // The state goes first: its parts need the context.
     state: Mutex<State>,
-    pub(crate) blas: Result<Blas, String>,
-    pub(crate) nvrtc: Result<Nvrtc, String>,
+    pub(crate) blas: Result<Blas, Missing>,
+    pub(crate) nvrtc: Result<Nvrtc, Missing>,
     pub(crate) stream: Stream,
     pub(crate) arch: Arch,
     /// The compiler that makes kernels here, or made the kept ones: part of their keys.
@@ -173,8 +174,8 @@ pub(crate) struct Parts {
     pub(crate) model: String,
     pub(crate) sm_count: u32,
     pub(crate) limit_bytes: u64,
-    pub(crate) nvrtc: Result<Nvrtc, String>,
-    pub(crate) blas: Result<Blas, String>,
+    pub(crate) nvrtc: Result<Nvrtc, Missing>,
+    pub(crate) blas: Result<Blas, Missing>,
     pub(crate) capture: bool,
 }
 

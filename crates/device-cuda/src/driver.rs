@@ -10,7 +10,7 @@ use crate::claims::claims;
 use crate::compile::CudaCompiler;
 use crate::device::{Context, KIND, Parts, Shared, Stream};
 use crate::gemm::Blas;
-use crate::library::{Libraries, LibraryName, SearchPath};
+use crate::library::{Libraries, LibraryName, Missing, SearchPath};
 use crate::memory::CudaMemory;
 use crate::nvrtc::Nvrtc;
 use crate::profile::CudaProfile;
@@ -73,7 +73,7 @@ impl CudaDriver {
         if let Some(why) = self.libraries.why_not(LibraryName::Driver) {
             return Err(absent(format!("the NVIDIA driver is not installed: {why}")));
         }
-        api::load().map_err(absent)
+        api::load().map_err(|why| absent(format!("the driver cannot be used: {why}")))
     }
 }
 
@@ -159,7 +159,7 @@ impl CudaDriver {
     fn versions(
         &self,
         producer: &str,
-        blas: &Result<Blas, String>,
+        blas: &Result<Blas, Missing>,
     ) -> Result<Vec<(String, String)>, DeviceError> {
         let (major, minor) = self.version()?;
         let mut versions = vec![

@@ -76,6 +76,19 @@ impl Axis {
 }
 
 impl Geometry {
+    /// Whether it divides by nothing and looks at no word that is not there.
+    fn divides(self, word_count: u32) -> bool {
+        let fits = |it: &[u32; 3]| it.iter().all(|it| *it != 0);
+        match self {
+            Self::Fixed(grid) => fits(&grid),
+            Self::Points { items_per_group, groups_max, extent_count, .. } => {
+                items_per_group != 0 && groups_max != 0 && extent_count <= word_count
+            }
+            Self::Tiles(axes) => axes.iter().all(|it| it.fits(word_count)),
+            Self::Walking { tiles, most, each } => tiles.fits(word_count) && most != 0 && each != 0,
+        }
+    }
+
     /// The grid of a launch with these words.
     pub(crate) fn grid(self, words: &[i64]) -> [u32; 3] {
         match self {
@@ -271,7 +284,46 @@ impl KernelForm {
 fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
     let entry = String::from_utf8(from.bytes()?.to_vec()).ok()?;
     let block = from.three()?;
-    let geometry = match from.u32()? {
+    let geometry = read_geometry(from)?;
+    let [shared_bytes, cluster, dependent] = from.three()?;
+    let [buffer_count, word_count, live_count] = from.three()?;
+    let mut live_words = Vec::new();
+    for _ in 0..live_count {
+        let word = from.u32()?;
+        if word_count <= word {
+            return None;
+        }
+        live_words.push(word);
+    }
+    let (align_bytes, stride_align) = (from.u32()?, from.u32()?);
+    let mut stride_words = Vec::new();
+    for _ in 0..from.u32()? {
+        stride_words.push(from.u32().filter(|it| *it < word_count)?);
+    }
+    let maps = read_maps(from, buffer_count, word_count)?;
+    let image = from.bytes()?.to_vec();
+    let fits = |it: &[u32; 3]| it.iter().all(|it| *it != 0);
+    let aligns = align_bytes.is_power_of_two() && stride_align != 0;
+    (fits(&block) && geometry.divides(word_count) && aligns && cluster != 0).then_some(KernelForm {
+        entry,
+        block,
+        geometry,
+        shared_bytes,
+        cluster,
+        dependent: dependent != 0,
+        buffer_count,
+        word_count,
+        live_words,
+        align_bytes,
+        stride_words,
+        stride_align,
+        maps,
+        image,
+    })
+}
+
+fn read_geometry(from: &mut Reader<'_>) -> Option<Geometry> {
+    Some(match from.u32()? {
         0 => Geometry::Fixed(from.three()?),
         1 => Geometry::Points {
             extent_count: from.u32()?,
@@ -293,22 +345,10 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
             Geometry::Walking { tiles, most: from.u32()?, each: from.u32()? }
         }
         _ => return None,
-    };
-    let [shared_bytes, cluster, dependent] = from.three()?;
-    let [buffer_count, word_count, live_count] = from.three()?;
-    let mut live_words = Vec::new();
-    for _ in 0..live_count {
-        let word = from.u32()?;
-        if word_count <= word {
-            return None;
-        }
-        live_words.push(word);
-    }
-    let (align_bytes, stride_align) = (from.u32()?, from.u32()?);
-    let mut stride_words = Vec::new();
-    for _ in 0..from.u32()? {
-        stride_words.push(from.u32().filter(|it| *it < word_count)?);
-    }
+    })
+}
+
+fn read_maps(from: &mut Reader<'_>, buffer_count: u32, word_count: u32) -> Option<Vec<MapForm>> {
     let mut maps = Vec::new();
     for _ in 0..from.u32()? {
         let [buffer, element, cols] = from.three()?;
@@ -321,33 +361,7 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         let (tile, promoted) = ([wide, high], promoted != 0);
         maps.push(MapForm { buffer, element, cols, rows, stride, tile, promoted });
     }
-    let image = from.bytes()?.to_vec();
-    let fits = |it: &[u32; 3]| it.iter().all(|it| *it != 0);
-    let divides = match geometry {
-        Geometry::Fixed(grid) => fits(&grid),
-        Geometry::Points { items_per_group, groups_max, extent_count, .. } => {
-            items_per_group != 0 && groups_max != 0 && extent_count <= word_count
-        }
-        Geometry::Tiles(axes) => axes.iter().all(|it| it.fits(word_count)),
-        Geometry::Walking { tiles, most, each } => tiles.fits(word_count) && most != 0 && each != 0,
-    };
-    let aligns = align_bytes.is_power_of_two() && stride_align != 0;
-    (fits(&block) && divides && aligns && cluster != 0).then_some(KernelForm {
-        entry,
-        block,
-        geometry,
-        shared_bytes,
-        cluster,
-        dependent: dependent != 0,
-        buffer_count,
-        word_count,
-        live_words,
-        align_bytes,
-        stride_words,
-        stride_align,
-        maps,
-        image,
-    })
+    Some(maps)
 }
 
 /// Whether the headers of a 64-bit little-endian ELF file, and what its section table names, lie

@@ -23,5 +23,5 @@ mod sources;
 pub use arch::Arch;
 pub use claims::claims;
 pub use driver::{CudaDriver, CudaOptions};
-pub use library::{Libraries, Library, LibraryName, SearchPath};
+pub use library::{Libraries, Library, LibraryName, Missing, SearchPath};
 pub use profile::CudaProfile;

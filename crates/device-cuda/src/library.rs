@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use libloading::Library as Loaded;
+use thiserror::Error;
 
 /// A library that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,13 +127,43 @@ fn children(dir: &Path, start: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Why a library cannot be called.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Missing {
+    /// Nobody looked for it.
+    #[error("it was not asked for")]
+    NotAsked,
+    /// It is nowhere, or does not open.
+    #[error("{why}")]
+    NotFound {
+        /// What the loader said.
+        why: String,
+    },
+    /// It is in the process and the loader does not know it by its name.
+    #[error("it is not found by its bare name")]
+    Nameless,
+    /// A function that is needed is not in it.
+    #[error("it is too old: it has no {symbol}")]
+    TooOld {
+        /// The function.
+        symbol: &'static str,
+    },
+    /// It does not start.
+    #[error("{status}")]
+    Refused {
+        /// What it said.
+        status: String,
+    },
+}
+
 /// One library as it was found, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
     /// Which.
     pub name: LibraryName,
     /// Its file, or the reason that there is none.
-    pub place: Result<PathBuf, String>,
+    pub place: Result<PathBuf, Missing>,
 }
 
 impl Library {
@@ -182,17 +213,17 @@ impl Libraries {
     }
 
     /// Why it cannot be called, if it cannot.
-    pub fn why_not(&self, name: LibraryName) -> Option<String> {
+    pub fn why_not(&self, name: LibraryName) -> Option<Missing> {
         match self.rows.iter().find(|it| it.name == name) {
             Some(Library { place: Ok(_), .. }) => None,
             Some(Library { place: Err(why), .. }) => Some(why.clone()),
-            None => Some("it was not asked for".into()),
+            None => Some(Missing::NotAsked),
         }
     }
 }
 
-fn open(name: LibraryName, path: &SearchPath) -> Result<PathBuf, String> {
-    let mut why = String::new();
+fn open(name: LibraryName, path: &SearchPath) -> Result<PathBuf, Missing> {
+    let mut why = Missing::NotAsked;
     for file in name.files() {
         // The loader's own places first: what the user set up wins.
         match load(Path::new(file)) {
@@ -236,10 +267,11 @@ fn open_companions(name: LibraryName, path: &SearchPath, beside: Option<&PathBuf
     }
 }
 
-fn load(file: &Path) -> Result<(), String> {
+fn load(file: &Path) -> Result<(), Missing> {
     // SAFETY: NVIDIA's libraries may be opened by any program; their initialisers only set up
     // their own state.
-    let opened = unsafe { Loaded::new(file) }.map_err(|err| reason(&err))?;
+    let opened =
+        unsafe { Loaded::new(file) }.map_err(|err| Missing::NotFound { why: reason(&err) })?;
     OPENED.lock().unwrap_or_else(PoisonError::into_inner).push(opened);
     Ok(())
 }
@@ -257,7 +289,7 @@ fn an_absent_library_is_a_row_with_a_reason() {
     let found = Libraries::find(&[LibraryName::Cudnn], &SearchPath { folders: Vec::new() });
     let [row] = found.rows() else { panic!("one row") };
     if let Err(why) = &row.place {
-        assert!(why.contains("libcudnn"), "{why}");
+        assert!(why.to_string().contains("libcudnn"), "{why}");
         assert!(row.to_string().contains("attention runs on our own kernels"), "{row}");
     }
     assert_eq!(found.has(LibraryName::Cudnn), row.is_here());

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use cudarc::nvrtc::sys::{self, nvrtcResult};
 
 use crate::arch::Arch;
-use crate::library::{Libraries, LibraryName};
+use crate::library::{Libraries, LibraryName, Missing};
 
 /// Functions that are called here.
 const SYMBOLS: &[&str] = &[
@@ -25,6 +25,10 @@ const SYMBOLS: &[&str] = &[
 /// What every kernel is compiled with, besides its architecture.
 pub(crate) const OPTIONS: &[&str] = &["--std=c++17", "--minimal"];
 
+/// What the compiler said instead of giving machine code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unmade(pub(crate) String);
+
 /// The compiler of this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nvrtc {
@@ -34,8 +38,8 @@ pub(crate) struct Nvrtc {
 
 impl Nvrtc {
     /// The compiler, or why there is none.
-    pub(crate) fn find(libraries: &Libraries) -> Result<Self, String> {
-        static FOUND: OnceLock<Result<(i32, i32), String>> = OnceLock::new();
+    pub(crate) fn find(libraries: &Libraries) -> Result<Self, Missing> {
+        static FOUND: OnceLock<Result<(i32, i32), Missing>> = OnceLock::new();
         if let Some(why) = libraries.why_not(LibraryName::Nvrtc) {
             return Err(why);
         }
@@ -49,8 +53,8 @@ impl Nvrtc {
     }
 
     /// A cubin, or the compiler's log. Several threads may compile at once.
-    pub(crate) fn compile(self, text: &str, arch: Arch) -> Result<Vec<u8>, String> {
-        let source = CString::new(text).map_err(|_| "the text has a NUL".to_owned())?;
+    pub(crate) fn compile(self, text: &str, arch: Arch) -> Result<Vec<u8>, Unmade> {
+        let source = CString::new(text).map_err(|_| Unmade("the text has a NUL".into()))?;
         let program = Program::new(&source)?;
         let arch = format!("--gpu-architecture={arch}");
         let options: Vec<CString> = std::iter::once(arch.as_str())
@@ -63,24 +67,24 @@ impl Nvrtc {
             sys::nvrtcCompileProgram(program.0, pointers.len() as c_int, pointers.as_ptr())
         };
         if status != nvrtcResult::NVRTC_SUCCESS {
-            return Err(format!("{status:?}\n{}", program.log()));
+            return Err(Unmade(format!("{status:?}\n{}", program.log())));
         }
         program.cubin()
     }
 }
 
-fn look_up() -> Result<(i32, i32), String> {
+fn look_up() -> Result<(i32, i32), Missing> {
     // SAFETY: the library is in the process already.
     let library = unsafe {
         if !sys::is_culib_present() {
-            return Err("NVRTC is not found by its bare name".into());
+            return Err(Missing::Nameless);
         }
         sys::culib()
     };
     for symbol in SYMBOLS {
         // SAFETY: the symbol is only looked up, not called.
         if unsafe { library.get::<unsafe extern "C" fn()>(symbol.as_bytes()) }.is_err() {
-            return Err(format!("NVRTC is too old: it has no {symbol}"));
+            return Err(Missing::TooOld { symbol });
         }
     }
     let (mut major, mut minor) = (0, 0);
@@ -88,7 +92,7 @@ fn look_up() -> Result<(i32, i32), String> {
     let status = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     match status {
         nvrtcResult::NVRTC_SUCCESS => Ok((major, minor)),
-        other => Err(format!("{other:?}")),
+        other => Err(Missing::Refused { status: format!("{other:?}") }),
     }
 }
 
@@ -96,7 +100,7 @@ fn look_up() -> Result<(i32, i32), String> {
 struct Program(sys::nvrtcProgram);
 
 impl Program {
-    fn new(source: &CString) -> Result<Self, String> {
+    fn new(source: &CString) -> Result<Self, Unmade> {
         let mut program = ptr::null_mut();
         // SAFETY: the source ends with NUL; there are no headers.
         let status = unsafe {
@@ -111,7 +115,7 @@ impl Program {
         };
         match status {
             nvrtcResult::NVRTC_SUCCESS => Ok(Self(program)),
-            other => Err(format!("{other:?}")),
+            other => Err(Unmade(format!("{other:?}"))),
         }
     }
 
@@ -129,19 +133,19 @@ impl Program {
         String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned()
     }
 
-    fn cubin(&self) -> Result<Vec<u8>, String> {
+    fn cubin(&self) -> Result<Vec<u8>, Unmade> {
         let mut len = 0;
         // SAFETY: the program is alive.
         let status = unsafe { sys::nvrtcGetCUBINSize(self.0, &raw mut len) };
         if status != nvrtcResult::NVRTC_SUCCESS || len == 0 {
-            return Err(format!("there is no machine code: {status:?}"));
+            return Err(Unmade(format!("there is no machine code: {status:?}")));
         }
         let mut cubin = vec![0_u8; len];
         // SAFETY: the buffer is as long as the code.
         let status = unsafe { sys::nvrtcGetCUBIN(self.0, cubin.as_mut_ptr().cast()) };
         match status {
             nvrtcResult::NVRTC_SUCCESS => Ok(cubin),
-            other => Err(format!("{other:?}")),
+            other => Err(Unmade(format!("{other:?}"))),
         }
     }
 }

@@ -8,7 +8,10 @@ use calor_device::PreparedId;
 ///
 /// A device that was opened with one does not capture its programs.
 #[derive(Clone, Debug, Default)]
-pub struct CudaProfile(Arc<Mutex<Option<(PreparedId, Vec<u64>)>>>);
+pub struct CudaProfile(Arc<Mutex<LastRun>>);
+
+/// A program, and nanoseconds of each of its steps.
+type LastRun = Option<(PreparedId, Vec<u64>)>;
 
 impl CudaProfile {
     /// Nothing was measured yet.
@@ -17,7 +20,7 @@ impl CudaProfile {
     }
 
     /// The last run's program, and nanoseconds of each of its steps.
-    pub fn last_run(&self) -> Option<(PreparedId, Vec<u64>)> {
+    pub fn last_run(&self) -> LastRun {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -160,7 +160,7 @@ mod tests {
             for source in samples().iter().filter(|it| is_offered(it, arch)) {
                 let written = write(source, arch, 132).unwrap_or_else(|err| panic!("{err:?}"));
                 let image = nvrtc.compile(&written.text, arch);
-                let image = image.unwrap_or_else(|log| panic!("{source:?} for {arch}: {log}"));
+                let image = image.unwrap_or_else(|log| panic!("{source:?} for {arch}: {}", log.0));
                 assert!(written.form.shared_bytes <= 227 << 10, "{source:?}");
                 let form = KernelForm { image, ..written.form };
                 let again = KernelForm::from_bytes(&form.to_bytes());

@@ -116,6 +116,7 @@ impl Golden<'_> {
         (view.shape().to_vec(), values)
     }
 
+    #[track_caller]
     fn close(&self, got: &[f32], want: &[f32], what: &str) {
         assert_eq!(got.len(), want.len(), "{what}");
         let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -246,8 +247,6 @@ fn vector(output: EmbedOutput) -> Vec<f32> {
         EmbedOutput::Tokens(tokens) => tokens.as_slice().to_vec(),
     }
 }
-
-#[track_caller]
 
 fn run(embedder: &mut CheckpointEmbedder, items: &[EmbedItem]) -> Vec<Vec<f32>> {
     let results = embedder.embed(items).unwrap();

@@ -70,7 +70,7 @@ pub(super) fn write(source: &Source, arch: Arch) -> Result<Written, NoKernel> {
     let cores = number("cores")? != 0;
     let scale = source.param_f64("scale").filter(|it| it.is_finite());
     let scale = scale.ok_or_else(|| NoKernel::Wrong("`attention` needs a scale".into()))?;
-    if kv_heads == 0 || heads % kv_heads != 0 || d == 0 || SIZE_MAX < d {
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || d == 0 || SIZE_MAX < d {
         return Err(NoKernel::Wrong("the heads of `attention` do not fit".into()));
     }
     let dependent = 9 <= arch.major;

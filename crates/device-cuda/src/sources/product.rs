@@ -94,7 +94,7 @@ fn plain(shape: &Shape, dependent: bool) -> Written {
 }
 
 fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> {
-    if shape.dtype == 0 || shape.n % 8 != 0 || shape.k % 8 != 0 {
+    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
         return Err(NoKernel::Wrong("a product that does not fit the tensor cores".into()));
     }
     if arch.major < 8 && shape.dtype != 1 {
@@ -155,7 +155,7 @@ fn tile(shape: &Shape) -> Tile {
     let small = Tile { rows: 64, columns: 64, groups: 1, alternate: 0, stages: 8, ..wide };
     let Shape { n, k, rows, .. } = *shape;
     if 2048 <= rows {
-        if n % 192 == 0 && (4096 <= rows || 3072 <= n) {
+        if n.is_multiple_of(192) && (4096 <= rows || 3072 <= n) {
             return Tile { columns: 192, stages: 4, ..wide };
         }
         if 8192 <= k {
@@ -174,7 +174,7 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     if !arch.has_wgmma() {
         return Err(NoKernel::Unsupported(format!("warpgroup products on {arch}")));
     }
-    if shape.dtype == 0 || shape.n % 8 != 0 || shape.k % 8 != 0 {
+    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
         return Err(NoKernel::Wrong("a product that does not fit the copy engine".into()));
     }
     let tile = tile(shape);
@@ -233,7 +233,7 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
 
 fn skinny(shape: &Shape, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     let Shape { n, k, rows, dtype, .. } = *shape;
-    if SKINNY_ROWS_MAX < rows || n % 8 != 0 || k % 8 != 0 || dtype == 0 {
+    if SKINNY_ROWS_MAX < rows || !n.is_multiple_of(8) || !k.is_multiple_of(8) || dtype == 0 {
         return Err(NoKernel::Wrong("a product that is not for few rows".into()));
     }
     if arch.major < 8 {
