@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
+pub mod bench;
 mod golden;
 mod large;
 

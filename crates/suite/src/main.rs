@@ -1,6 +1,6 @@
 //! Runs the checks on this machine's NVIDIA GPU.
 //!
-//! Usage: `calor-suite [--golden DIR] [--eager] [--without-library] [--libraries DIR]...
+//! Usage: `calor-suite [--bench] [--golden DIR] [--eager] [--without-library] [--libraries DIR]...
 //! [NAME...]`, where a name is a part of a check's name. Exits with 1 when a check fails.
 #![forbid(unsafe_code)]
 
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use calor_device::Driver;
 use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
-use calor_suite::{Golden, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -23,6 +23,7 @@ const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sor
 #[derive(Default)]
 struct Arguments {
     golden: PathBuf,
+    bench: bool,
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
@@ -37,6 +38,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         match word.as_str() {
             "--golden" => found.golden = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
+            "--bench" => found.bench = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
             name => found.names.push(name.to_owned()),
@@ -63,6 +65,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // One stays open, so that the context is made once.
     let device = driver.open(0)?;
     writeln!(out, "{:?}", device.signature)?;
+    if arguments.bench {
+        bench::table(&driver, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut failed = 0;
     for (name, check) in checks(&driver, &arguments.golden) {
         if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {

@@ -1,0 +1,300 @@
+//! Encoders of real size with seeded weights: how long building, the first run and later runs
+//! take, and which steps take the time.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calor_device::Driver;
+use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId, nn};
+use calor_kernel::{Canonical, Digest};
+use calor_runtime::{Build, Choices, ProgramId, ProgramSpec, Session, WeightSource};
+use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::{Counters, Null};
+
+/// An encoder of the BERT family and what it is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoder {
+    /// For people.
+    pub name: &'static str,
+    /// Layers.
+    pub layers: usize,
+    /// Length of a hidden row.
+    pub hidden: usize,
+    /// Heads of attention.
+    pub heads: usize,
+    /// Length of an inner row.
+    pub inner: usize,
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub length: usize,
+    /// Type of weights and of the rows between products.
+    pub dtype: DType,
+}
+
+/// The sizes that are asked for.
+pub const ENCODERS: &[Encoder] = &[
+    bert("large 1x32", 24, 1024, 1, 32),
+    bert("large 1x512", 24, 1024, 1, 512),
+    bert("large 32x512", 24, 1024, 32, 512),
+    bert("base 1x32", 12, 768, 1, 32),
+    bert("base 320x50", 12, 768, 320, 50),
+    bert("base 32x512", 12, 768, 32, 512),
+    bert("minilm 64x128", 6, 384, 64, 128),
+];
+
+const fn bert(
+    name: &'static str,
+    layers: usize,
+    hidden: usize,
+    sequences: usize,
+    length: usize,
+) -> Encoder {
+    let heads = if hidden == 384 { 12 } else { hidden / 64 };
+    let (inner, dtype) = (4 * hidden, DType::BF16);
+    Encoder { name, layers, hidden, heads, inner, sequences, length, dtype }
+}
+
+/// Rows of the table of words.
+const WORDS: usize = 30_522;
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Planning, compiling, loading and weights.
+    pub build_ns: u64,
+    /// Capture and upload.
+    pub seal_ns: u64,
+    /// Each run with its inputs and outputs, in order.
+    pub runs_ns: Vec<u64>,
+    /// Operations of one run's products and attention.
+    pub flops: f64,
+    /// Name of each step.
+    pub steps: Vec<String>,
+}
+
+impl Figures {
+    /// The median of the runs behind the first ten.
+    pub fn median_ns(&self) -> u64 {
+        let mut later: Vec<u64> = self.runs_ns.iter().skip(10).copied().collect();
+        later.sort_unstable();
+        later.get(later.len() / 2).copied().unwrap_or(0)
+    }
+}
+
+/// Builds the encoder, runs it `runs` times and checks that its vectors are unit vectors.
+///
+/// # Panics
+/// When it does not build or run, or a vector is no unit vector.
+pub fn measure(driver: &dyn Driver, encoder: &Encoder, runs: usize) -> Figures {
+    let graph = encoder.graph().unwrap_or_else(|err| panic!("{}: {err}", encoder.name));
+    let counters = Arc::new(Counters::new());
+    let mut build = Build::new(driver.open(0).unwrap(), u64::MAX, counters, Arc::new(Null));
+    let lane = build.lane();
+    let watch = Stopwatch::start();
+    let program = build
+        .program(&ProgramSpec {
+            label: encoder.name,
+            token_count_max: encoder.rows() as u32,
+            sequence_count_max: encoder.sequences as u32,
+            lane,
+            graph: &graph,
+            source: Some(Arc::new(Seeded)),
+            choices: &Choices::default(),
+        })
+        .unwrap_or_else(|err| panic!("{}: {err}", encoder.name));
+    let build_ns = watch.elapsed_ns();
+    let watch = Stopwatch::start();
+    let mut session = build.seal().unwrap();
+    let seal_ns = watch.elapsed_ns();
+    let steps = session.plan(program).units.iter().map(|it| it.label()).collect();
+    let mut runs_ns = Vec::with_capacity(runs);
+    let mut first = Vec::new();
+    for at in 0..runs {
+        let watch = Stopwatch::start();
+        let vectors = encoder.run(&mut session, program);
+        runs_ns.push(watch.elapsed_ns());
+        if at == 0 {
+            first = vectors;
+        } else {
+            assert!(first == vectors, "{}: run {at} gives other bits", encoder.name);
+        }
+    }
+    for vector in first.chunks_exact(encoder.hidden) {
+        let length: f32 = vector.iter().map(|it| it * it).sum::<f32>().sqrt();
+        assert!((length - 1.0).abs() < 1e-3, "{}: a vector of length {length}", encoder.name);
+    }
+    Figures { build_ns, seal_ns, runs_ns, flops: encoder.flops(), steps }
+}
+
+/// Measures every encoder whose name has one of `names` in it, and prints a line for each.
+///
+/// # Errors
+/// When nothing can be written.
+///
+/// # Panics
+/// As [`measure`].
+pub fn table(driver: &dyn Driver, names: &[String], out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "encoder        build ms  seal ms  first us  median us  TFLOP/s  tokens/s")?;
+    for encoder in ENCODERS {
+        if !names.is_empty() && !names.iter().any(|it| encoder.name.contains(&**it)) {
+            continue;
+        }
+        let it = measure(driver, encoder, 200);
+        let median = it.median_ns() as f64;
+        writeln!(
+            out,
+            "{:<14} {:>8.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",
+            encoder.name,
+            it.build_ns as f64 / 1e6,
+            it.seal_ns as f64 / 1e6,
+            it.runs_ns[0] as f64 / 1e3,
+            median / 1e3,
+            it.flops / median / 1e3,
+            encoder.rows() as f64 / median * 1e9,
+        )?;
+    }
+    Ok(())
+}
+
+impl Encoder {
+    /// Packed rows of a run.
+    pub fn rows(&self) -> usize {
+        self.sequences * self.length
+    }
+
+    fn flops(&self) -> f64 {
+        let (h, inner) = (self.hidden as f64, self.inner as f64);
+        let products = 2.0 * (4.0 * h * h + 2.0 * h * inner);
+        let attention = 4.0 * self.length as f64 * h;
+        self.layers as f64 * self.rows() as f64 * (products + attention)
+    }
+
+    fn graph(&self) -> Result<CheckedGraph, GraphError> {
+        let mut g = Graph::new();
+        let (rows, hidden) = (self.rows(), self.hidden);
+        let ids = g.live_input("ids", 0, Type::new(DType::I32, &[rows]));
+        let lo = g.live_input("lo", 0, Type::new(DType::I32, &[rows]));
+        let hi = g.live_input("hi", 0, Type::new(DType::I32, &[rows]));
+        let first = g.live_input("first", 1, Type::new(DType::I32, &[self.sequences]));
+        let last = g.live_input("last", 1, Type::new(DType::I32, &[self.sequences]));
+        let mut weights = Weights { count: 0, dtype: self.dtype };
+        let words = weights.exact(&mut g, &[WORDS, hidden]);
+        let x = nn::embedding(&mut g, words, ids)?;
+        let mut x = weights.norm(&mut g, x)?;
+        x = g.cast(x, self.dtype)?;
+        let head = hidden / self.heads;
+        for _ in 0..self.layers {
+            let none = nn::Activation::None;
+            let qkv = weights.linear(&mut g, x, 3 * hidden, none)?;
+            let mut part = |at: usize| -> Result<ValueId, GraphError> {
+                let part = g.slice(qkv, 1, at * hidden, hidden)?;
+                g.reshape(part, &[rows, self.heads, head])
+            };
+            let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+            let scale = 1.0 / (head as f64).sqrt();
+            let options = nn::AttentionOptions { lo, hi, extra: None, bias: None, scale };
+            let mixed = nn::attention(&mut g, q, k, v, &options)?;
+            let mixed = g.reshape(mixed, &[rows, hidden])?;
+            let mixed = weights.linear(&mut g, mixed, hidden, none)?;
+            let sum = g.add(mixed, x)?;
+            x = weights.norm(&mut g, sum)?;
+            let inner = weights.linear(&mut g, x, self.inner, nn::Activation::Gelu)?;
+            let outer = weights.linear(&mut g, inner, hidden, none)?;
+            let sum = g.add(outer, x)?;
+            x = weights.norm(&mut g, sum)?;
+        }
+        let x = g.cast(x, DType::F32)?;
+        let pooled = nn::pool(&mut g, x, first, last, nn::PoolKind::Mean)?;
+        let pooled = nn::l2_normalize(&mut g, pooled, 1e-12)?;
+        g.output("pooled", pooled);
+        g.check()
+    }
+
+    fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
+        let (rows, length) = (self.rows() as i32, self.length as i32);
+        let of_rows = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
+            (0..rows).flat_map(|row| value(row).to_le_bytes()).collect()
+        };
+        let of_sequences = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
+            (0..self.sequences as i32).flat_map(|at| value(at).to_le_bytes()).collect()
+        };
+        for (name, bytes) in [
+            ("ids", of_rows(&|row| (row * 7919 + 13) % WORDS as i32)),
+            ("lo", of_rows(&|row| row / length * length)),
+            ("hi", of_rows(&|row| (row / length + 1) * length)),
+            ("first", of_sequences(&|at| at * length)),
+            ("last", of_sequences(&|at| (at + 1) * length)),
+        ] {
+            let slot = session.plan(program).input_index(name).unwrap();
+            session.write(program, slot, &bytes).unwrap();
+        }
+        let live = [rows as u32, self.sequences as u32];
+        session.run(program, &live, Duration::from_secs(60)).unwrap();
+        let slot = session.plan(program).output_index("pooled").unwrap();
+        let mut bytes = vec![0; 4 * self.sequences * self.hidden];
+        session.read(program, slot, &mut bytes).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect()
+    }
+}
+
+/// Names the weights of a graph in order.
+struct Weights {
+    count: usize,
+    dtype: DType,
+}
+
+impl Weights {
+    fn exact(&mut self, g: &mut Graph, sizes: &[usize]) -> ValueId {
+        self.count += 1;
+        let name = format!("w{}", self.count);
+        g.input(&name, Role::Weight, Type::new(DType::F32, sizes))
+    }
+
+    fn linear(
+        &mut self,
+        g: &mut Graph,
+        x: ValueId,
+        to: usize,
+        activation: nn::Activation,
+    ) -> Result<ValueId, GraphError> {
+        let from = g.shape(x).last();
+        let (w, b) = (self.exact(g, &[to, from]), self.exact(g, &[to]));
+        let (w, b) = (g.cast(w, self.dtype)?, g.cast(b, self.dtype)?);
+        nn::linear(g, x, w, Some(b), activation)
+    }
+
+    fn norm(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+        let size = g.shape(x).last();
+        let (w, b) = (self.exact(g, &[size]), self.exact(g, &[size]));
+        nn::layer_norm(g, x, w, Some(b), 1e-12)
+    }
+}
+
+/// Weights that follow from their names: of the size that trained ones have.
+struct Seeded;
+
+impl WeightSource for Seeded {
+    fn identity(&self) -> Digest {
+        Digest::of(&Canonical::new("seeded weights", 1).finish())
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let seed: u64 = name.bytes().fold(1469, |sum, it| sum.wrapping_mul(31) + u64::from(it));
+        for (at, to) in out.iter_mut().enumerate() {
+            // A step of SplitMix64.
+            let mut z = seed.wrapping_add((first + at + 1) as u64 * 0x9e37_79b9_7f4a_7c15);
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let unit = (z ^ z >> 31) >> 40;
+            *to = (unit as f32 / (1 << 24) as f32 - 0.5) * 0.08;
+        }
+        Ok(())
+    }
+}
