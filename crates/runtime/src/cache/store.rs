@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use calor_device::{ArtifactKey, ArtifactKind, Artifacts, DeviceError, Found};
@@ -50,10 +50,34 @@ pub struct StoreOptions {
 /// Keeps artifacts in memory and in a folder.
 pub struct ArtifactStore {
     layers: Vec<Layer>,
-    disk: Option<Disk>,
-    refusal: Option<CacheError>,
+    folder: Option<Folder>,
+    /// Opened when something is asked for the first time: a device that keeps nothing leaves
+    /// nothing behind.
+    disk: OnceLock<Result<Disk, CacheError>>,
     state: Mutex<State>,
     tally: Tally,
+}
+
+/// The folder that was asked for.
+struct Folder {
+    path: PathBuf,
+    bytes_max: u64,
+    lock_wait_max: Duration,
+}
+
+impl Folder {
+    fn open(&self) -> Result<Disk, CacheError> {
+        let directory = Directory::open(&self.path)?;
+        // Without it there are no locks; they are never required.
+        let _ = directory.make_lock_folder();
+        Ok(Disk {
+            directory,
+            bytes_max: self.bytes_max,
+            lock_wait_max: self.lock_wait_max,
+            writes: AtomicBool::new(true),
+            books: Mutex::default(),
+        })
+    }
 }
 
 /// The folder, and what is known of it.
@@ -91,8 +115,8 @@ enum Look {
 }
 
 impl ArtifactStore {
-    /// Opens a store. It always works: what keeps it from its folder is in
-    /// [`ArtifactStore::refusal`], counted, and recorded.
+    /// A store. It always works: what keeps it from its folder is in
+    /// [`ArtifactStore::refusal`], counted, and recorded when the folder is first wanted.
     pub fn open(
         options: StoreOptions,
         counters: Arc<Counters>,
@@ -101,22 +125,7 @@ impl ArtifactStore {
         let StoreOptions { folder, layers, disk_bytes_max, memory_bytes_max, lock_wait_max } =
             options;
         let folder = folder.filter(|_| 0 < disk_bytes_max);
-        let opened = folder.map(|it| Directory::open(&it)).transpose();
-        let (directory, refusal) = match opened {
-            Ok(directory) => (directory, None),
-            Err(err) => (None, Some(err)),
-        };
-        let disk = directory.map(|directory| {
-            // Without it there are no locks; they are never required.
-            let _ = directory.make_lock_folder();
-            Disk {
-                directory,
-                bytes_max: disk_bytes_max,
-                lock_wait_max,
-                writes: AtomicBool::new(true),
-                books: Mutex::default(),
-            }
-        });
+        let folder = folder.map(|path| Folder { path, bytes_max: disk_bytes_max, lock_wait_max });
         let state = State {
             memory: Memory::new(memory_bytes_max),
             flights: HashMap::new(),
@@ -124,21 +133,33 @@ impl ArtifactStore {
             stuck: HashSet::new(),
         };
         let (state, tally) = (Mutex::new(state), Tally::new(counters, recorder));
-        let store = Self { layers, disk, refusal, state, tally };
-        if let Some(refusal) = &store.refusal {
-            store.tally.fault(ArtifactKind::Kernel, fault_of_refusal(refusal));
-        }
-        store
+        Self { layers, folder, disk: OnceLock::new(), state, tally }
     }
 
     /// The folder of entries, where there is one.
     pub fn directory(&self) -> Option<&Directory> {
-        self.disk.as_ref().map(|it| &it.directory)
+        self.disk().map(|it| &it.directory)
     }
 
     /// Why the folder that was asked for is not used.
     pub fn refusal(&self) -> Option<&CacheError> {
-        self.refusal.as_ref()
+        self.opened()?.as_ref().err()
+    }
+
+    fn disk(&self) -> Option<&Disk> {
+        self.opened()?.as_ref().ok()
+    }
+
+    fn opened(&self) -> Option<&Result<Disk, CacheError>> {
+        let folder = self.folder.as_ref()?;
+        let open = || {
+            let opened = folder.open();
+            if let Err(refusal) = &opened {
+                self.tally.fault(ArtifactKind::Kernel, fault_of_refusal(refusal));
+            }
+            opened
+        };
+        Some(self.disk.get_or_init(open))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,7 +176,7 @@ impl ArtifactStore {
         let mut look = self.look(key, digest);
         // Given up only after the entry is in its place.
         let mut lock = None;
-        if let (Look::Absent, Some(disk)) = (&look, &self.disk)
+        if let (Look::Absent, Some(disk)) = (&look, self.disk())
             && disk.writes.load(Ordering::Relaxed)
         {
             let place = disk.directory.place_of(digest);
@@ -171,7 +192,7 @@ impl ArtifactStore {
             Look::Absent | Look::Taken => {}
         }
         let bytes = make()?;
-        if let (Look::Absent, Some(disk)) = (&look, &self.disk) {
+        if let (Look::Absent, Some(disk)) = (&look, self.disk()) {
             self.put(disk, key, digest, &bytes);
         }
         drop(lock);
@@ -191,7 +212,7 @@ impl ArtifactStore {
                 Err(err) => self.tally.fault(key.kind, fault_of(&err)),
             }
         }
-        match &self.disk {
+        match self.disk() {
             Some(disk) if !is_stuck => self.look_in_folder(disk, key, digest),
             Some(_) | None => Look::Absent,
         }
@@ -343,7 +364,7 @@ impl Artifacts for ArtifactStore {
     fn reject(&self, key: &ArtifactKey, why: &DeviceError) {
         let digest = key.digest();
         self.tally.flawed(key, EntryFlaw::Refused);
-        let is_aside = self.disk.as_ref().is_some_and(|disk| {
+        let is_aside = self.disk().is_some_and(|disk| {
             self.set_aside(disk, key, digest, EntryFlaw::Refused, &why.to_string())
         });
         if !is_aside {
@@ -365,8 +386,7 @@ impl Drop for ArtifactStore {
 impl std::fmt::Debug for ArtifactStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ArtifactStore")
-            .field("directory", &self.directory())
-            .field("refusal", &self.refusal)
+            .field("disk", &self.disk.get().map(|it| it.as_ref().map(|it| &it.directory)))
             .finish_non_exhaustive()
     }
 }

@@ -174,6 +174,8 @@ fn without_room_on_the_disk_nothing_is_there() {
     let kept = Kept::open(StoreOptions { disk_bytes_max: 0, ..options(&folder) });
     assert_eq!([kept.get(&key(1)), kept.get(&key(1))], [Found::Made, Found::Kept]);
     assert!(!folder.exists() && kept.store.directory().is_none());
+    drop(Kept::at(&folder));
+    assert!(!folder.exists(), "nothing was asked for");
     assert_eq!(kept.count(CacheCount::Faults), 0);
 }
 
