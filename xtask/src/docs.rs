@@ -128,6 +128,7 @@ platform's cache directory under `calor`.
 Several processes share it: a lock that is advisory and has a time-out keeps them from making \
 the same at once.
 A hit changes a file's date and nothing else.
+The counter `usage` says what is held in memory; `calor doctor` says what is in the folder.
 
 | what is found | what happens | counted as |
 | --- | --- | --- |

@@ -93,7 +93,8 @@ fn write_for_ever(folder: &Path) -> ! {
     unreachable!("it is killed before")
 }
 
-/// How many rounds; a thousand take some minutes.
+/// How many rounds. A thousand take two minutes:
+/// `CALOR_KILL_ROUNDS=1000 cargo nextest run -p calor-runtime killed_writers`.
 #[expect(clippy::disallowed_methods, reason = "how long to look is said from outside")]
 fn rounds() -> u64 {
     std::env::var("CALOR_KILL_ROUNDS").map_or(50, |it| it.parse().unwrap())

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use calor_device::{ArtifactKey, Artifacts, DeviceError, Found};
+use calor_device::{ArtifactKey, ArtifactKind, Artifacts, DeviceError, Found};
 use calor_runtime::cache::{Bundle, Directory, Layer, StoreOptions};
-use calor_telemetry::{CacheCount, Event};
+use calor_telemetry::{Cache, CacheCount, Counter, Event};
 
 use crate::fixture::{Kept, cannot, key, options, payload, sized};
 
@@ -247,4 +247,16 @@ fn asking_is_recorded() {
         })
         .collect();
     assert_eq!(asked, [false, true]);
+}
+
+#[test]
+fn algorithms_are_counted_apart() {
+    let kept = Kept::open(in_memory());
+    let algorithm = ArtifactKey { kind: ArtifactKind::Algorithm, ..key(1) };
+    kept.get(&key(1));
+    assert_eq!([kept.get(&algorithm), kept.get(&algorithm)], [Found::Made, Found::Kept]);
+    let of = |cache, count| kept.counters.snapshot().get(Counter::Cache(cache, count));
+    let counts = [CacheCount::Hits, CacheCount::Misses, CacheCount::Inserts, CacheCount::Bytes];
+    assert_eq!(counts.map(|it| of(Cache::KernelArtifact, it)), [0, 1, 1, 300]);
+    assert_eq!(counts.map(|it| of(Cache::LibraryAlgorithm, it)), [1, 1, 1, 300]);
 }
