@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use calor_bench::{Child, Context, Revision, SCENARIOS, Size, run};
-use calor_device::Driver;
+use calor_device::{Driver, NoArtifacts};
 use calor_device_cpu::CpuDriver;
 use calor_embed::embedder::{CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions};
 use calor_embed::input::Role;
@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let scratch = tempfile::tempdir()?;
         let context = Context {
             driver: &driver,
+            artifacts: Arc::new(NoArtifacts),
             size: Size::Full,
             checkpoint: Some(Path::new(dir)),
             child: Some(&child),

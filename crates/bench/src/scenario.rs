@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calor_device::{Device, Driver};
+use calor_device::{Artifacts, Device, Driver};
 use calor_runtime::Build;
 use calor_telemetry::{Counters, Null, Stopwatch};
 
@@ -54,6 +54,8 @@ pub struct Child {
 pub struct Context<'a> {
     /// Opens the device; its first one is used.
     pub driver: &'a dyn Driver,
+    /// Keeps what is compiled.
+    pub artifacts: Arc<dyn Artifacts>,
     /// How large.
     pub size: Size,
     /// Directory of a small BERT sentence encoder: all-MiniLM-L6-v2 where figures matter.
@@ -93,7 +95,7 @@ impl Context<'_> {
     pub(crate) fn build(&self) -> Result<(Build, Arc<Counters>), BenchError> {
         let counters = Arc::new(Counters::new());
         let build = Build::new(self.open()?, u64::MAX, counters.clone(), Arc::new(Null));
-        Ok((build, counters))
+        Ok((build.with_artifacts(self.artifacts.clone()), counters))
     }
 }
 

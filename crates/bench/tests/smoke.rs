@@ -3,9 +3,10 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use calor_bench::{Child, Context, Revision, Run, SCENARIOS, Size, op_names, run};
-use calor_device::Driver;
+use calor_device::{Driver, NoArtifacts};
 use calor_device_cpu::CpuDriver;
 use calor_weights::{Dtype, SYNTH_MODELS, SynthOptions, SynthProfile, synth};
 
@@ -36,6 +37,7 @@ fn smoke(name: &str) -> Run {
     std::fs::create_dir(&scratch).unwrap();
     let context = Context {
         driver: &driver(),
+        artifacts: Arc::new(NoArtifacts),
         size: Size::Smoke,
         checkpoint: Some(&checkpoint),
         child: Some(&child()),
@@ -99,6 +101,7 @@ fn what_is_missing_is_an_error() {
     let place = tempfile::tempdir().unwrap();
     let context = Context {
         driver: &driver(),
+        artifacts: Arc::new(NoArtifacts),
         size: Size::Smoke,
         checkpoint: None,
         child: None,

@@ -1,5 +1,6 @@
 //! The command line: every command, flag and word of help.
 
+mod cache;
 mod embed;
 mod models;
 
@@ -7,6 +8,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+pub(crate) use cache::{CacheArguments, CacheCommand, KeepArguments};
 pub(crate) use embed::{
     CheckpointArguments, EmbedArguments, FormatWord, InputArguments, PoolWord, RunArguments,
     SearchArguments, SearchBy, TooLong, VectorWord,
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Search(Box<SearchArguments>),
     /// Get, list, check and remove models.
     Models(ModelsArguments),
+    /// Look after compiled code that is kept between runs.
+    Cache(CacheArguments),
     /// Show what would run.
     Plan(PlanArguments),
     /// Measure scenarios.
@@ -126,6 +130,8 @@ pub(crate) struct PlanShowArguments {
     /// Threads to plan for; all processors if not given.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) keep: KeepArguments,
 }
 
 /// Prints the completions of a shell.
@@ -171,6 +177,10 @@ mod tests {
         check("calor search q --corpus c.jsonl --by e12 --top 3", Ok(()));
         check("calor models synth --profile tiny --seed 1 d", Ok(()));
         check("calor plan show --graph g.txt --kernels", Ok(()));
+        check("calor cache list --json --cache-dir d", Ok(()));
+        check("calor cache export f --key 0a --key 1b", Ok(()));
+        check("calor cache export f --key 0a --target sm_90", Err("cannot be used with"));
+        check("calor embed --cache-dir d --cache-layer b --cache-size 0 x", Ok(()));
         check("calor plan show", Err("required arguments were not provided"));
         check("calor plan show --graph g --checkpoint d", Err("cannot be used with"));
         check("calor embed --pool mean x", Err("--checkpoint"));

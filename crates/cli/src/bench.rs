@@ -2,12 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use calor_bench::{BenchError, Child, Context, Revision, Run, SCENARIOS, Size};
+use calor_telemetry::{Counters, Null};
 use clap::{Args, Subcommand};
 
 use crate::answer;
+use crate::arguments::KeepArguments;
+use crate::cache::open_store;
 use crate::devices;
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::version::REVISION;
 
@@ -50,13 +55,15 @@ struct RunArguments {
     /// Most tokens in one program run.
     #[arg(long, default_value_t = 2048)]
     batch_tokens: usize,
+    #[command(flatten)]
+    keep: KeepArguments,
 }
 
 /// Runs `calor bench`.
-pub(crate) fn run(arguments: &BenchArguments) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: &BenchArguments, environment: &Environment) -> Result<Exit, Failure> {
     match &arguments.command {
         BenchCommand::List { json } => list(*json),
-        BenchCommand::Run(arguments) => measure(arguments),
+        BenchCommand::Run(arguments) => measure(arguments, environment),
     }
 }
 
@@ -75,7 +82,7 @@ fn list(json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn measure(arguments: &RunArguments) -> Result<Exit, Failure> {
+fn measure(arguments: &RunArguments, environment: &Environment) -> Result<Exit, Failure> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let thread_count = arguments.threads.unwrap_or(cores);
     let driver = devices::cpu_driver(thread_count);
@@ -87,8 +94,11 @@ fn measure(arguments: &RunArguments) -> Result<Exit, Failure> {
         None if REVISION.is_empty() || REVISION == "unknown" => (None, None),
         None => (Some(REVISION.to_owned()), Some(false)),
     };
+    let counters = Arc::new(Counters::new());
+    let artifacts = open_store(&arguments.keep, environment, counters, Arc::new(Null))?;
     let context = Context {
         driver: &driver,
+        artifacts,
         size: if arguments.smoke { Size::Smoke } else { Size::Full },
         checkpoint: arguments.checkpoint.as_deref(),
         child: child.as_ref(),
@@ -112,6 +122,12 @@ fn first_vector(arguments: &RunArguments) -> Result<Option<Child>, Failure> {
         // Two processes see another time, and the temporal model would too.
         None => given.extend(["--now", "0", "--reference-time", "0"].map(str::to_owned)),
     }
+    let keep = &arguments.keep;
+    let paths = keep.cache_dir.iter().map(|it| ("--cache-dir", it));
+    for (flag, path) in paths.chain(keep.cache_layer.iter().map(|it| ("--cache-layer", it))) {
+        given.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    given.extend(["--cache-size".to_owned(), keep.cache_size.to_string()]);
     Ok(Some(Child { program, arguments: given }))
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn run(arguments: &AnswerArguments, environment: &Environment) -> Res
     let mut findings = machine();
     findings.push(store(environment));
     findings.push(models(environment));
+    findings.push(cache(environment));
     findings.extend(sources(environment));
     if arguments.json {
         let rows: Vec<Json> = findings
@@ -113,6 +114,13 @@ fn store(environment: &Environment) -> Finding {
             failure.to_string(),
             "no model can be kept: set CALOR_HOME to a folder that you can write",
         ),
+    }
+}
+
+fn cache(environment: &Environment) -> Finding {
+    match crate::cache::describe(environment.cache_dir(None)) {
+        Ok(found) => Finding::good("cache", found),
+        Err((found, remedy)) => Finding::bad("cache", found, remedy),
     }
 }
 

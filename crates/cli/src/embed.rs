@@ -47,7 +47,9 @@ pub(crate) fn run(
     let recording = Recording::new(&arguments.run);
     let wanted = Wanted::of(arguments, target.as_ref().map(Reserved::format));
     let mut engine: Box<dyn Engine> = match &arguments.checkpoint.checkpoint {
-        Some(_) => Box::new(checkpoint::CheckpointEngine::open(arguments, &recording)?),
+        Some(_) => {
+            Box::new(checkpoint::CheckpointEngine::open(arguments, environment, &recording)?)
+        }
         None => {
             Box::new(PipelineEngine::open(&arguments.run, wanted, environment, &recording, quiet)?)
         }

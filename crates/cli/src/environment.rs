@@ -14,6 +14,8 @@ use crate::exit::Failure;
 pub(crate) struct Environment {
     /// `CALOR_HOME`, else the platform's folder for data.
     pub(crate) home: Option<PathBuf>,
+    /// `CALOR_CACHE_DIR`, else the platform's folder for caches.
+    pub(crate) cache: Option<PathBuf>,
     /// The user's cache of hub files.
     pub(crate) hub_cache: Option<PathBuf>,
     /// `HF_TOKEN`, else the token that the hub's own command left.
@@ -45,6 +47,11 @@ impl Environment {
             _ => path("XDG_DATA_HOME").or_else(|| below(".local/share")),
         };
         let cache = path("XDG_CACHE_HOME").or_else(|| below(".cache"));
+        let own_cache = match std::env::consts::OS {
+            "macos" => below("Library/Caches/calor"),
+            "windows" => path("LOCALAPPDATA").map(|it| it.join("calor/cache")),
+            _ => cache.as_ref().map(|it| it.join("calor")),
+        };
         let hub_home = path("HF_HOME").or_else(|| cache.map(|it| it.join("huggingface")));
         let left = || {
             let file = path("HF_TOKEN_PATH").or_else(|| Some(hub_home.as_ref()?.join("token")))?;
@@ -53,6 +60,7 @@ impl Environment {
         };
         Self {
             home: path("CALOR_HOME").or_else(|| data.map(|it| it.join("calor"))),
+            cache: path("CALOR_CACHE_DIR").or(own_cache),
             hub_token: text("HF_TOKEN").or_else(left),
             hub_cache: path("HF_HUB_CACHE").or_else(|| hub_home.map(|it| it.join("hub"))),
             hub_endpoint: text("HF_ENDPOINT"),
@@ -68,6 +76,11 @@ impl Environment {
         self.home.as_deref().ok_or_else(|| {
             Failure::usage("no folder for models").hint("set CALOR_HOME to a folder of yours")
         })
+    }
+
+    /// Where compiled code is kept: where a flag says, else where the surroundings say.
+    pub(crate) fn cache_dir<'a>(&'a self, flag: Option<&'a Path>) -> Option<&'a Path> {
+        flag.or(self.cache.as_deref())
     }
 
     /// Opens the store, creating it where it is not there.
@@ -121,5 +134,10 @@ mod tests {
         assert!(found.offline && found.home.is_some());
         assert!(!with(&[("HF_HUB_OFFLINE", "0")]).offline);
         assert!(with(&[]).root().is_err());
+        let found = with(&[("HOME", "/h"), ("CALOR_CACHE_DIR", "/k")]);
+        assert_eq!(found.cache_dir(None), Some(Path::new("/k")));
+        assert_eq!(found.cache_dir(Some(Path::new("/f"))), Some(Path::new("/f")));
+        assert!(with(&[("HOME", "/h")]).cache_dir(None).is_some_and(|it| it.starts_with("/h")));
+        assert_eq!(with(&[]).cache_dir(None), None);
     }
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod arguments;
 mod bench;
+mod cache;
 mod devices;
 mod doctor;
 mod embed;
@@ -69,8 +70,9 @@ fn run() -> Result<Exit, Failure> {
         Command::Embed(it) => embed::run(&it, &environment, quiet),
         Command::Search(it) => search::run(&it, &environment, quiet),
         Command::Models(it) => models::run(&it, &environment, quiet),
+        Command::Cache(it) => cache::run(&it, &environment, quiet),
         Command::Plan(it) => plan::run(&it, &environment),
-        Command::Bench(it) => bench::run(&it),
+        Command::Bench(it) => bench::run(&it, &environment),
         Command::Doctor(it) => doctor::run(&it, &environment),
         Command::Version(it) => version::run(&it),
         Command::Completions(it) => arguments::print_completions(&it),

@@ -71,7 +71,7 @@ fn graph(
         }
         (None, None) => return Err(Failure::usage("there is nothing to plan")),
     };
-    let embedder = embedder(&dir)?;
+    let embedder = embedder(&dir, arguments, environment)?;
     let tower = embedder
         .text_tower()
         .ok_or_else(|| Failure::usage("the checkpoint has no text encoder to plan"))?;
@@ -84,16 +84,22 @@ fn graph(
 }
 
 /// A checkpoint with its own recipe.
-fn embedder(dir: &Path) -> Result<CheckpointEmbedder, Failure> {
+fn embedder(
+    dir: &Path,
+    arguments: &PlanShowArguments,
+    environment: &Environment,
+) -> Result<CheckpointEmbedder, Failure> {
     // The flags of a run that nobody changed.
     let line = ["calor", "embed", "x"];
-    let Ok(Arguments { command: Command::Embed(defaults), .. }) = Arguments::try_parse_from(line)
+    let Ok(Arguments { command: Command::Embed(mut defaults), .. }) =
+        Arguments::try_parse_from(line)
     else {
         return Err(Failure::internal("the defaults of `calor embed` do not parse"));
     };
+    defaults.run.keep = arguments.keep.clone();
     let recording = Recording::new(&defaults.run);
     let cut = calor_embed::tokenizer::LongTokens::Truncate;
-    open_embedder(dir, None, &defaults.run, cut, &recording)
+    open_embedder(dir, None, &defaults.run, cut, environment, &recording)
 }
 
 fn read_graph(path: &Path) -> Result<CheckedGraph, Failure> {

@@ -3,7 +3,7 @@
 //! A device knows what decides the bytes of its code; it says so in an [`ArtifactKey`] and asks
 //! an [`Artifacts`] before it compiles. Nobody else writes such a key.
 
-use calor_kernel::Digest;
+use calor_kernel::{Canonical, Digest};
 
 use crate::error::DeviceError;
 
@@ -40,6 +40,28 @@ pub struct ArtifactKey {
     pub label: String,
 }
 
+impl ArtifactKey {
+    /// Grows when the bytes below change their meaning; entries kept before are then not found.
+    const FORMAT: u16 = 1;
+
+    /// Everything that is compared, as bytes that mean the same in every process.
+    pub fn canonical(&self) -> Vec<u8> {
+        let Self { kind, target, producer, body, label: _ } = self;
+        let mut out = Canonical::new("artifact", Self::FORMAT);
+        out.u8(match kind {
+            ArtifactKind::Kernel => 1,
+            ArtifactKind::Algorithm => 2,
+        });
+        out.text(target).text(producer).bytes(&body.0);
+        out.finish()
+    }
+
+    /// Digest of [`ArtifactKey::canonical`]: what an entry is called on a disk.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.canonical())
+    }
+}
+
 impl PartialEq for ArtifactKey {
     fn eq(&self, other: &Self) -> bool {
         (self.kind, &self.target, &self.producer, self.body)
@@ -65,7 +87,7 @@ pub enum Found {
 }
 
 /// Keeps artifacts. Several threads may ask at once.
-pub trait Artifacts: Sync {
+pub trait Artifacts: Send + Sync {
     /// The bytes of `key`: those that are kept, or those that `make` gives, which are then kept.
     /// One caller makes for a key at a time; the others get what it made.
     ///
@@ -112,5 +134,54 @@ impl Compiled {
     /// Code that was made now and is not worth keeping.
     pub fn unkept(artifact: Artifact) -> Self {
         Self { artifact, key: None, found: Found::Made }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(target: &str, producer: &str) -> ArtifactKey {
+        ArtifactKey {
+            kind: ArtifactKind::Kernel,
+            target: target.into(),
+            producer: producer.into(),
+            body: Digest([7; 32]),
+            label: "for people".into(),
+        }
+    }
+
+    #[test]
+    fn canonical_bytes_are_pinned() {
+        let bytes = key("sm_90", "nvrtc 12.9").canonical();
+        assert_eq!(bytes.len(), 8 + 8 + 2 + 1 + (8 + 5) + (8 + 10) + (8 + 32));
+        assert_eq!(
+            key("sm_90", "nvrtc 12.9").digest().to_string(),
+            "4dd748add4d84fc71216ad8d11bdafbc221e9bf4963c1989b45b05b73ba2f8b9"
+        );
+    }
+
+    #[test]
+    fn keys_are_equal_where_their_bytes_are() {
+        let mut keys = Vec::new();
+        for kind in [ArtifactKind::Kernel, ArtifactKind::Algorithm] {
+            for target in ["", "sm_9", "sm_90", "sm_90a"] {
+                for producer in ["", "0x", "x", "ax"] {
+                    for body in [Digest([0; 32]), Digest([1; 32])] {
+                        for label in ["a", "b"] {
+                            let (target, producer) = (target.into(), producer.into());
+                            let label = label.into();
+                            keys.push(ArtifactKey { kind, target, producer, body, label });
+                        }
+                    }
+                }
+            }
+        }
+        for a in &keys {
+            for b in &keys {
+                assert_eq!(a == b, a.canonical() == b.canonical(), "{a:?} {b:?}");
+                assert_eq!(a == b, a.digest() == b.digest(), "{a:?} {b:?}");
+            }
+        }
     }
 }

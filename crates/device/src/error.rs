@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// A failure of a device or of its use.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// The machine or its driver is not here.

@@ -1,5 +1,6 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
+mod codes;
 mod memory;
 mod remove;
 mod weights;
@@ -8,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{BufferId, CodeId, Compiled, Device, NoArtifacts, PreparedId, Span, Step, Word};
+use calor_device::{
+    Artifacts, BufferId, CodeId, Device, NoArtifacts, PreparedId, Span, Step, Word,
+};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
-use calor_telemetry::event::{Cache, Event, Origin};
+use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
@@ -21,9 +24,11 @@ use crate::plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan,
 };
 use crate::source::WeightSource;
+use codes::Codes;
 use memory::{Binding, Lane, boundary_bytes};
 use weights::Shared;
 
+pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
 pub use memory::MemoryReport;
 
 /// Counts that a live block holds.
@@ -73,7 +78,8 @@ pub(crate) struct Engine {
     device_label: Label,
     pub(crate) counters: Arc<Counters>,
     pub(crate) recorder: Arc<dyn Recorder>,
-    codes: HashMap<Digest, CodeId>,
+    artifacts: Arc<dyn Artifacts>,
+    codes: Codes,
     shared: HashMap<(Digest, Digest), Shared>,
     lanes: Vec<Lane>,
     programs: Vec<Program>,
@@ -94,13 +100,18 @@ impl Engine {
             device_label,
             counters,
             recorder,
-            codes: HashMap::new(),
+            artifacts: Arc::new(NoArtifacts),
+            codes: Codes::default(),
             shared: HashMap::new(),
             lanes: Vec::new(),
             programs: Vec::new(),
             report: MemoryReport::default(),
             quota_bytes,
         }
+    }
+
+    pub(crate) fn keep_in(&mut self, artifacts: Arc<dyn Artifacts>) {
+        self.artifacts = artifacts;
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -128,13 +139,11 @@ impl Engine {
     pub(crate) fn add(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
         let plan = self.plan(spec)?;
         self.within_quota(spec, &plan)?;
-        let mut codes = Vec::with_capacity(plan.units.len());
-        for unit in &plan.units {
-            codes.push(self.code(unit)?);
-        }
+        let codes = self.codes_of(&plan.units)?;
         let shared = self.prelude(spec, &plan, &codes)?;
         let (bindings, live_offset, boundary_bytes) = self.bind(&plan, shared)?;
         self.grow(spec.lane, plan.arena_bytes, boundary_bytes)?;
+        self.codes.pin(&codes);
         let digest = plan.digest();
         self.programs.push(Program {
             label: Label::of(spec.label),
@@ -148,6 +157,7 @@ impl Engine {
             digest,
             removed: false,
         });
+        self.release_unused_code()?;
         Ok(ProgramId(self.programs.len() - 1))
     }
 
@@ -197,30 +207,6 @@ impl Engine {
             return Err(RuntimeError::Quota { program, want_bytes, left_bytes });
         }
         Ok(())
-    }
-
-    fn code(&mut self, unit: &Unit) -> Result<CodeId, RuntimeError> {
-        let digest = unit.digest();
-        let known = self.codes.get(&digest).copied();
-        self.counters.cache_asked(Cache::KernelStructural, known.is_some());
-        if let Some(code) = known {
-            return Ok(code);
-        }
-        let kernel = Label::of(&unit.label());
-        let watch = Stopwatch::start();
-        let Compiled { artifact, .. } = self.device.compiler.compile(unit, &NoArtifacts)?;
-        self.counters.increment(Plain::Compiles);
-        let code_bytes = artifact.bytes.len() as u64;
-        let (device, wall_ns) = (self.device_label, watch.elapsed_ns());
-        let origin = Origin::Made;
-        self.recorder.record(Event::Compiled { kernel, device, origin, code_bytes, wall_ns });
-        let watch = Stopwatch::start();
-        let code = self.device.compiler.load(&artifact)?;
-        self.counters.increment(Plain::Loads);
-        let wall_ns = watch.elapsed_ns();
-        self.recorder.record(Event::ModuleLoaded { kernel, device, code_bytes, wall_ns });
-        self.codes.insert(digest, code);
-        Ok(code)
     }
 
     /// Turns every program that is not prepared into something that runs with one call.

@@ -1,6 +1,7 @@
 //! From graphs to running programs: plans, programs, builds and sessions.
 #![forbid(unsafe_code)]
 
+pub mod cache;
 mod engine;
 mod error;
 pub mod plan;

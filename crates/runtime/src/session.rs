@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{Device, Signature};
+use calor_device::{Artifacts, Device, Signature};
 use calor_kernel::Digest;
 use calor_telemetry::{Counters, Recorder};
 
@@ -45,6 +45,14 @@ impl Build {
         Self(Engine::new(device, quota_bytes, counters, recorder))
     }
 
+    /// Keeps compiled code in `artifacts`, and takes from there what was compiled before. A build
+    /// that is told nothing keeps none.
+    #[must_use]
+    pub fn with_artifacts(mut self, artifacts: Arc<dyn Artifacts>) -> Self {
+        self.0.keep_in(artifacts);
+        self
+    }
+
     /// A lane of its own arena.
     pub fn lane(&mut self) -> LaneId {
         self.0.lane()
@@ -57,6 +65,15 @@ impl Build {
     /// would be exceeded; then nothing was allocated.
     pub fn program(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
         self.0.add(spec)
+    }
+
+    /// Compiles and loads the code of several programs, on as many threads as there are
+    /// processors, so that building them compiles nothing. Reserves no memory for them.
+    ///
+    /// # Errors
+    /// When a graph has no plan or the device fails.
+    pub fn compile_ahead(&mut self, specs: &[ProgramSpec<'_>]) -> Result<(), RuntimeError> {
+        self.0.compile_ahead(specs)
     }
 
     /// Takes a program away and gives back the memory that it alone held: its states, weights

@@ -129,8 +129,16 @@ counters! {
         Inserts as "calor.cache.inserts", Count, Total;
         /// Entries dropped to stay within the bound.
         Evictions as "calor.cache.evictions", Count, Total;
-        /// Entries moved aside because they were damaged or foreign.
+        /// Entries moved aside because they were damaged or a device refused them.
         Rejections as "calor.cache.rejections", Count, Total;
+        /// Entries found damaged or cut off.
+        Corrupt as "calor.cache.corrupt", Count, Total;
+        /// Entries of another format version; left for the build that wrote them.
+        Stale as "calor.cache.stale", Count, Total;
+        /// Entries of another architecture or kind; left where they are.
+        Foreign as "calor.cache.foreign", Count, Total;
+        /// Times that the place where entries are kept failed; work went on without it.
+        Faults as "calor.cache.faults", Count, Total;
         /// Size of the entries held.
         Bytes as "calor.cache.usage", Bytes, Level;
     }

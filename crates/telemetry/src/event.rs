@@ -228,6 +228,34 @@ tags! {
         /// Fetched over the network.
         Network as "network",
     }
+    /// What was wrong with an entry that a cache found.
+    EntryFlaw {
+        /// Damaged or cut off; moved aside.
+        Corrupt as "corrupt",
+        /// Whole, but under another entry's name; moved aside.
+        Misplaced as "misplaced",
+        /// Of another format version; left.
+        Stale as "stale",
+        /// Of another architecture or kind; left.
+        Foreign as "foreign",
+        /// The device could not use it; moved aside.
+        Refused as "refused",
+    }
+    /// What keeps a cache from its place on the disk.
+    StorageFault {
+        /// The folder belongs to somebody else or others may write to it.
+        NotPrivate as "not_private",
+        /// Permission was denied.
+        Denied as "denied",
+        /// The file system is read-only.
+        ReadOnly as "read_only",
+        /// No space or quota is left.
+        Full as "full",
+        /// The entry is larger than the cache may be.
+        TooLarge as "too_large",
+        /// Something else.
+        Other as "other",
+    }
     /// Why an input was refused.
     Refusal {
         /// It holds nothing to embed.
@@ -355,6 +383,23 @@ events! {
         cache: Cache as "cache",
         /// Whether nothing had to be made.
         hit: bool as "hit",
+    }
+    /// A cache found an entry that it does not give to anyone.
+    CacheEntryFlawed as "cache_entry_flawed" {
+        /// Which cache.
+        cache: Cache as "cache",
+        /// What the entry was asked for.
+        label: Label as "label",
+        /// What is wrong with it.
+        flaw: EntryFlaw as "flaw",
+    }
+    /// A cache's place on the disk failed, for the first time in this way; work goes on
+    /// without it.
+    CacheStorageFailed as "cache_storage_failed" {
+        /// Which cache.
+        cache: Cache as "cache",
+        /// How.
+        fault: StorageFault as "fault",
     }
     /// A step of warm-up ended.
     WarmupStepDone as "warmup_step_done" {

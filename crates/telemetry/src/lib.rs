@@ -20,6 +20,6 @@ pub mod trace;
 
 pub use clock::Stopwatch;
 pub use counter::{CacheCount, Change, Counter, Counters, Scope, Snapshot};
-pub use event::{Cache, Event, Memory, Origin, Refusal, WarmupStep};
+pub use event::{Cache, EntryFlaw, Event, Memory, Origin, Refusal, StorageFault, WarmupStep};
 pub use label::Label;
 pub use recorder::{Log, Null, Record, Recorder, Ring, Tee};

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use calor_embed::{ModelId, Profile};
 use clap::{Args, ValueEnum};
 
+use super::KeepArguments;
 use crate::devices::{UnknownDevice, Wish};
 
 /// `calor embed`.
@@ -163,6 +164,8 @@ pub(crate) struct RunArguments {
     /// Most tokens in one run of a program.
     #[arg(long, value_name = "N", default_value_t = 4096, help_heading = "Machine")]
     pub(crate) batch_tokens: usize,
+    #[command(flatten)]
+    pub(crate) keep: KeepArguments,
     /// Write events here, as JSON lines.
     #[arg(long, value_name = "FILE", help_heading = "Machine")]
     pub(crate) telemetry: Option<PathBuf>,

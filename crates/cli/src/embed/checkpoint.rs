@@ -12,7 +12,9 @@ use serde_json::{Map, Value as Json, json};
 use super::{Engine, Made, table::Table};
 use crate::{
     arguments::{CheckpointArguments, EmbedArguments, PoolWord, RunArguments, TooLong},
+    cache::open_store,
     devices,
+    environment::Environment,
     exit::Failure,
     input::Content,
     output::{Cell, Column, ColumnKind},
@@ -35,9 +37,10 @@ pub(crate) fn open_embedder(
     choices: Option<&CheckpointArguments>,
     run: &RunArguments,
     long_text: LongTokens,
+    environment: &Environment,
     recording: &Recording,
 ) -> Result<CheckpointEmbedder, Failure> {
-    let build = open_build(run, recording)?;
+    let build = open_build(run, environment, recording)?;
     let pooling = choices.and_then(|it| it.pool).map(|it| match it {
         PoolWord::Mean => PoolingChoice::Mean,
         PoolWord::First => PoolingChoice::First,
@@ -63,11 +66,17 @@ pub(crate) fn open_embedder(
 ///
 /// # Errors
 /// When it is not there.
-pub(super) fn open_build(run: &RunArguments, recording: &Recording) -> Result<Build, Failure> {
+pub(super) fn open_build(
+    run: &RunArguments,
+    environment: &Environment,
+    recording: &Recording,
+) -> Result<Build, Failure> {
     let memory_bytes = run.memory.map(|it| it.saturating_mul(1 << 20));
     let device = devices::open(&run.device, threads(run).get(), memory_bytes)?;
     let quota_bytes = device.signature.memory_bytes;
-    Ok(Build::new(device, quota_bytes, recording.counters.clone(), recording.recorder()))
+    let (counters, recorder) = (recording.counters.clone(), recording.recorder());
+    let store = open_store(&run.keep, environment, counters.clone(), recorder.clone())?;
+    Ok(Build::new(device, quota_bytes, counters, recorder).with_artifacts(store))
 }
 
 /// Threads as asked for, else one for each processor.
@@ -85,11 +94,16 @@ pub(super) fn long_tokens(word: TooLong) -> LongTokens {
 }
 
 impl CheckpointEngine {
-    pub(super) fn open(arguments: &EmbedArguments, recording: &Recording) -> Result<Self, Failure> {
+    pub(super) fn open(
+        arguments: &EmbedArguments,
+        environment: &Environment,
+        recording: &Recording,
+    ) -> Result<Self, Failure> {
         let choices = &arguments.checkpoint;
         let dir = choices.checkpoint.clone().unwrap_or_default();
         let long_text = long_tokens(arguments.inputs.on_too_long);
-        let embedder = open_embedder(&dir, Some(choices), &arguments.run, long_text, recording)?;
+        let embedder =
+            open_embedder(&dir, Some(choices), &arguments.run, long_text, environment, recording)?;
         let model = dir.canonicalize().unwrap_or(dir);
         let model = model
             .file_name()

@@ -111,7 +111,7 @@ impl PipelineEngine {
             batch_tokens_max: run.batch_tokens,
             reference_s: run.reference_time,
         };
-        let core = PipelineCore::open(open_build(run, recording)?, options)?;
+        let core = PipelineCore::open(open_build(run, environment, recording)?, options)?;
         let columns = parts.iter().map(|it| it.column()).collect();
         let thread_count = threads(run).get();
         Ok(Self { core, columns, parts, now_s: run.now, thread_count, sources })

@@ -23,7 +23,8 @@ const NOTHING: Plan = Plan {
 
 impl Engine {
     /// Frees what only this program held: its prepared form, its states, weights that no other
-    /// program binds, and its lane's memory when it was the last there. Its id stays taken.
+    /// program binds, and its lane's memory when it was the last there. Its code stays loaded
+    /// within the bound of unused code. Its id stays taken.
     pub(crate) fn remove(&mut self, id: ProgramId) -> Result<(), RuntimeError> {
         let program = &mut self.programs[id.0];
         if program.removed {
@@ -33,10 +34,12 @@ impl Engine {
         let lane = program.lane;
         let plan = std::mem::replace(&mut program.plan, NOTHING);
         let bindings = std::mem::take(&mut program.bindings);
-        program.codes = Vec::new();
+        let codes = std::mem::take(&mut program.codes);
         if let Some(prepared) = program.prepared.take() {
             self.device.compiler.release(Held::Prepared(prepared))?;
         }
+        self.codes.unpin(&codes);
+        self.release_unused_code()?;
         for (row, binding) in plan.buffers.iter().zip(bindings) {
             if let (BufferKind::State { .. }, Binding::Buffer(buffer)) = (&row.kind, binding) {
                 self.device.memory.free(buffer)?;

@@ -1,0 +1,122 @@
+//! Every cache that there is, as `docs/caches.md` shows it.
+
+use calor_telemetry::Cache;
+
+use super::bundle::BUNDLE_BYTES_MAX;
+use super::store::{DISK_BYTES_MAX, MEMORY_BYTES_MAX};
+use crate::engine::UNUSED_CODE_BYTES_MAX;
+
+/// What a cache is.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheRow {
+    /// Which one, by the name that counters and events use.
+    pub cache: Cache,
+    /// The file that owns it; none for a cache that is planned.
+    pub owner: Option<&'static str>,
+    /// Where its entries are.
+    pub lives: &'static str,
+    /// What an entry is found by.
+    pub key: &'static str,
+    /// What it may hold, with the limits that there are.
+    pub bound: (&'static str, &'static [u64]),
+    /// When an entry stops being given.
+    pub invalidation: &'static str,
+    /// Counters that it keeps.
+    pub counters: &'static [&'static str],
+}
+
+/// One row for each cache, in the order of [`Cache::ALL`].
+pub static CACHES: &[CacheRow] = &[
+    CacheRow {
+        cache: Cache::KernelStructural,
+        owner: Some("crates/runtime/src/engine/codes.rs"),
+        lives: "memory of one build or session",
+        key: "digest of the loop program, source or call, with its choices",
+        bound: ("code that a program uses stays; of the rest {}", &[UNUSED_CODE_BYTES_MAX]),
+        invalidation: "it is released: equal keys have equal text",
+        counters: &["hits", "misses", "inserts", "evictions", "usage"],
+    },
+    CacheRow {
+        cache: Cache::KernelArtifact,
+        owner: Some("crates/runtime/src/cache/store.rs"),
+        lives: "memory, a private folder, read-only folders and bundles",
+        key: "kind, target, producer with its version, digest of text, entry and options",
+        bound: ("{} in the folder, {} in memory", &[DISK_BYTES_MAX, MEMORY_BYTES_MAX]),
+        invalidation: "damaged, or refused by the device; then moved aside and made anew",
+        counters: STORED,
+    },
+    CacheRow {
+        cache: Cache::LibraryAlgorithm,
+        owner: Some("crates/runtime/src/cache/store.rs"),
+        lives: "as kernel_artifact, and in the same folder",
+        key: "kind, the device's model, library with its version, digest of the call",
+        bound: ("together with kernel_artifact", &[]),
+        invalidation: "damaged, or refused by the device; then moved aside and measured anew",
+        counters: STORED,
+    },
+    CacheRow {
+        cache: Cache::ConvertedWeights,
+        owner: None,
+        lives: "disk",
+        key: "digest of the source, layout version, precision",
+        bound: ("-", &[]),
+        invalidation: "-",
+        counters: &[],
+    },
+    CacheRow {
+        cache: Cache::Program,
+        owner: None,
+        lives: "memory",
+        key: "digests of graph and choices, bucket, precision, device",
+        bound: ("-", &[]),
+        invalidation: "-",
+        counters: &[],
+    },
+    CacheRow {
+        cache: Cache::Bundle,
+        owner: Some("crates/runtime/src/cache/bundle.rs"),
+        lives: "a file that moves between machines",
+        key: "those of its entries",
+        bound: ("{} a file", &[BUNDLE_BYTES_MAX]),
+        invalidation: "damaged or of another format; then refused whole",
+        counters: &[],
+    },
+    CacheRow {
+        cache: Cache::BufferPool,
+        owner: None,
+        lives: "memory",
+        key: "size bin, kind of memory",
+        bound: ("-", &[]),
+        invalidation: "-",
+        counters: &[],
+    },
+    CacheRow {
+        cache: Cache::EmbeddingResults,
+        owner: None,
+        lives: "memory",
+        key: "digest of the content, model, revision, precision",
+        bound: ("-", &[]),
+        invalidation: "-",
+        counters: &[],
+    },
+];
+
+/// What a cache with a place on the disk counts.
+const STORED: &[&str] = &[
+    "hits",
+    "misses",
+    "inserts",
+    "evictions",
+    "rejections",
+    "corrupt",
+    "stale",
+    "foreign",
+    "faults",
+    "usage",
+];
+
+#[test]
+fn every_cache_has_its_row() {
+    let rows: Vec<Cache> = CACHES.iter().map(|it| it.cache).collect();
+    assert_eq!(rows, Cache::ALL);
+}

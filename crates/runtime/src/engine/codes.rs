@@ -1,0 +1,241 @@
+//! Code that is loaded: found by what it computes, made where it is not there, released when no
+//! program uses it and room is wanted.
+//!
+//! Where compiled code outlives the build is the business of whoever keeps artifacts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use calor_device::{Artifacts, CodeId, Compiled, Compiler, DeviceError, Found, Held};
+use calor_kernel::{Digest, Unit};
+use calor_telemetry::Label;
+use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::counter::{CacheCount, Counter, Plain};
+use calor_telemetry::event::{Cache, Event, Origin};
+
+use super::{Engine, ProgramSpec};
+use crate::error::RuntimeError;
+
+/// Most bytes of loaded code that no program uses.
+pub(crate) const UNUSED_CODE_BYTES_MAX: u64 = 64 << 20;
+/// Threads are started when compiling takes longer than they do.
+const ALONE_NS_MAX: u64 = 1_000_000;
+
+/// Loaded code.
+#[derive(Clone, Copy, Debug)]
+struct Code {
+    id: CodeId,
+    size_bytes: u64,
+    /// Programs that use it: it stays while there is one.
+    pin_count: usize,
+    /// When it was wanted last, in steps of [`Codes::clock`].
+    wanted: u64,
+}
+
+/// Loaded code by what it computes.
+#[derive(Debug, Default)]
+pub(super) struct Codes {
+    by_unit: HashMap<Digest, Code>,
+    clock: u64,
+}
+
+impl Codes {
+    fn want(&mut self, unit: Digest) -> Option<CodeId> {
+        self.clock += 1;
+        let code = self.by_unit.get_mut(&unit)?;
+        code.wanted = self.clock;
+        Some(code.id)
+    }
+
+    fn insert(&mut self, unit: Digest, id: CodeId, size_bytes: u64) {
+        self.clock += 1;
+        let code = Code { id, size_bytes, pin_count: 0, wanted: self.clock };
+        self.by_unit.insert(unit, code);
+    }
+
+    /// Holds code for a program.
+    pub(super) fn pin(&mut self, codes: &[CodeId]) {
+        self.each(codes, |it| it.pin_count += 1);
+    }
+
+    /// A program lets go of its code.
+    pub(super) fn unpin(&mut self, codes: &[CodeId]) {
+        self.each(codes, |it| it.pin_count -= 1);
+    }
+
+    fn each(&mut self, codes: &[CodeId], change: impl Fn(&mut Code)) {
+        let codes: HashSet<CodeId> = codes.iter().copied().collect();
+        self.by_unit.values_mut().filter(|it| codes.contains(&it.id)).for_each(change);
+    }
+
+    /// Code to release so that at most `bytes_max` of unused code stay: wanted longest ago first.
+    fn past(&self, bytes_max: u64) -> Vec<Digest> {
+        let unused = self.by_unit.iter().filter(|it| it.1.pin_count == 0);
+        let mut unused: Vec<(&Digest, &Code)> = unused.collect();
+        unused.sort_by_key(|it| it.1.wanted);
+        let mut held_bytes: u64 = unused.iter().map(|it| it.1.size_bytes).sum();
+        let mut past = Vec::new();
+        for (unit, code) in unused {
+            if held_bytes <= bytes_max {
+                break;
+            }
+            held_bytes -= code.size_bytes;
+            past.push(*unit);
+        }
+        past
+    }
+}
+
+/// What compiling one unit gave, and how long it took.
+type Made = (Result<Compiled, DeviceError>, u64);
+
+impl Engine {
+    /// Loaded code for each unit. What is not there is compiled, on several threads where that
+    /// pays, and loaded in order.
+    pub(super) fn codes_of(&mut self, units: &[Unit]) -> Result<Vec<CodeId>, RuntimeError> {
+        let digests: Vec<Digest> = units.iter().map(Unit::digest).collect();
+        let mut missing: Vec<(Digest, &Unit)> = Vec::new();
+        let mut seen = HashSet::new();
+        for (digest, unit) in digests.iter().zip(units) {
+            let known = self.codes.want(*digest).is_some() || !seen.insert(*digest);
+            self.counters.cache_asked(Cache::KernelStructural, known);
+            if !known {
+                missing.push((*digest, unit));
+            }
+        }
+        let units: Vec<&Unit> = missing.iter().map(|it| it.1).collect();
+        let made = compile_all(&*self.device.compiler, &*self.artifacts, &units);
+        for ((digest, unit), (compiled, wall_ns)) in missing.into_iter().zip(made) {
+            let label = Label::of(&unit.label());
+            let compiled = self.compiled(label, compiled?, wall_ns);
+            let (id, size_bytes) = self.loaded(label, unit, compiled)?;
+            self.codes.insert(digest, id, size_bytes);
+            self.count_code(CacheCount::Inserts);
+            self.counters.add(USAGE, size_bytes);
+        }
+        let found = digests.iter().map(|it| self.codes.by_unit.get(it).map(|code| code.id));
+        Ok(found.collect::<Option<Vec<_>>>().expect("every unit was there or was made"))
+    }
+
+    pub(crate) fn compile_ahead(&mut self, specs: &[ProgramSpec<'_>]) -> Result<(), RuntimeError> {
+        let mut units = Vec::new();
+        for spec in specs {
+            units.extend(self.plan(spec)?.units);
+        }
+        self.codes_of(&units)?;
+        Ok(())
+    }
+
+    fn compiled(&self, kernel: Label, compiled: Compiled, wall_ns: u64) -> Compiled {
+        let origin = match compiled.found {
+            Found::Made => Origin::Made,
+            Found::Kept => Origin::Disk,
+        };
+        if origin == Origin::Made {
+            self.counters.increment(Plain::Compiles);
+        }
+        let code_bytes = compiled.artifact.bytes.len() as u64;
+        let device = self.device_label;
+        self.recorder.record(Event::Compiled { kernel, device, origin, code_bytes, wall_ns });
+        compiled
+    }
+
+    /// Loads code. Kept code that the device refuses is made once more; it may be of a compiler
+    /// or a driver that told a lie about itself.
+    fn loaded(
+        &mut self,
+        label: Label,
+        unit: &Unit,
+        compiled: Compiled,
+    ) -> Result<(CodeId, u64), RuntimeError> {
+        let refused = match self.load_once(label, &compiled) {
+            Ok(loaded) => return Ok(loaded),
+            Err(err) => err,
+        };
+        let is_bad =
+            matches!(refused, DeviceError::Damaged { .. } | DeviceError::WrongTarget { .. });
+        let Some(key) = compiled.key.as_ref().filter(|_| is_bad) else {
+            return Err(refused.into());
+        };
+        self.artifacts.reject(key, &refused);
+        if compiled.found == Found::Made {
+            return Err(refused.into());
+        }
+        let watch = Stopwatch::start();
+        let compiled = self.device.compiler.compile(unit, &*self.artifacts)?;
+        let compiled = self.compiled(label, compiled, watch.elapsed_ns());
+        self.load_once(label, &compiled).map_err(|err| {
+            if let Some(key) = &compiled.key {
+                self.artifacts.reject(key, &err);
+            }
+            err.into()
+        })
+    }
+
+    fn load_once(
+        &mut self,
+        kernel: Label,
+        compiled: &Compiled,
+    ) -> Result<(CodeId, u64), DeviceError> {
+        let watch = Stopwatch::start();
+        let code = self.device.compiler.load(&compiled.artifact)?;
+        self.counters.increment(Plain::Loads);
+        let code_bytes = compiled.artifact.bytes.len() as u64;
+        let (device, wall_ns) = (self.device_label, watch.elapsed_ns());
+        self.recorder.record(Event::ModuleLoaded { kernel, device, code_bytes, wall_ns });
+        Ok((code, code_bytes))
+    }
+
+    /// Releases code that no program uses, past the bound.
+    pub(super) fn release_unused_code(&mut self) -> Result<(), RuntimeError> {
+        for unit in self.codes.past(UNUSED_CODE_BYTES_MAX) {
+            let Some(code) = self.codes.by_unit.remove(&unit) else { continue };
+            self.count_code(CacheCount::Evictions);
+            self.counters.lower(USAGE, code.size_bytes);
+            self.device.compiler.release(Held::Code(code.id))?;
+        }
+        Ok(())
+    }
+
+    fn count_code(&self, count: CacheCount) {
+        self.counters.increment(Counter::Cache(Cache::KernelStructural, count));
+    }
+}
+
+const USAGE: Counter = Counter::Cache(Cache::KernelStructural, CacheCount::Bytes);
+
+/// Compiles units, each once, in any order; the results are in the order of `units`.
+fn compile_all(compiler: &dyn Compiler, artifacts: &dyn Artifacts, units: &[&Unit]) -> Vec<Made> {
+    let compile = |unit: &Unit| {
+        let watch = Stopwatch::start();
+        let compiled = compiler.compile(unit, artifacts);
+        (compiled, watch.elapsed_ns())
+    };
+    let watch = Stopwatch::start();
+    let mut made = Vec::with_capacity(units.len());
+    while made.len() < units.len() && watch.elapsed_ns() < ALONE_NS_MAX {
+        made.push(compile(units[made.len()]));
+    }
+    let rest = &units[made.len()..];
+    let next = AtomicUsize::new(0);
+    let slots: Vec<Mutex<Option<Made>>> = rest.iter().map(|_| Mutex::new(None)).collect();
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(unit) = rest.get(at) else { return };
+            let done = compile(unit);
+            *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+        }
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..processors.min(rest.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let rest = slots.into_iter().map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner));
+    made.extend(rest.map(|it| it.expect("a worker took each unit")));
+    made
+}
