@@ -2,14 +2,17 @@
 //! take, and which steps take the time.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::Driver;
+use calor_device::{Artifacts, Driver};
 use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId, nn};
 use calor_kernel::{Canonical, Digest};
+use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
 use calor_runtime::{Build, Choices, ProgramId, ProgramSpec, Session, WeightSource};
 use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::counter::Plain;
 use calor_telemetry::{Counters, Null};
 
 /// An encoder of the BERT family and what it is given.
@@ -62,6 +65,8 @@ const WORDS: usize = 30_522;
 /// What was measured.
 #[derive(Clone, Debug)]
 pub struct Figures {
+    /// Kernels and algorithms that were made, not found.
+    pub compiles: u64,
     /// Planning, compiling, loading and weights.
     pub build_ns: u64,
     /// Capture and upload.
@@ -87,10 +92,17 @@ impl Figures {
 ///
 /// # Panics
 /// When it does not build or run, or a vector is no unit vector.
-pub fn measure(driver: &dyn Driver, encoder: &Encoder, runs: usize) -> Figures {
+pub fn measure(
+    driver: &dyn Driver,
+    encoder: &Encoder,
+    runs: usize,
+    artifacts: Arc<dyn Artifacts>,
+) -> Figures {
     let graph = encoder.graph().unwrap_or_else(|err| panic!("{}: {err}", encoder.name));
     let counters = Arc::new(Counters::new());
-    let mut build = Build::new(driver.open(0).unwrap(), u64::MAX, counters, Arc::new(Null));
+    let device = driver.open(0).unwrap();
+    let mut build = Build::new(device, u64::MAX, counters.clone(), Arc::new(Null));
+    build = build.with_artifacts(artifacts);
     let lane = build.lane();
     let watch = Stopwatch::start();
     let program = build
@@ -125,28 +137,48 @@ pub fn measure(driver: &dyn Driver, encoder: &Encoder, runs: usize) -> Figures {
         let length: f32 = vector.iter().map(|it| it * it).sum::<f32>().sqrt();
         assert!((length - 1.0).abs() < 1e-3, "{}: a vector of length {length}", encoder.name);
     }
-    Figures { build_ns, seal_ns, runs_ns, flops: encoder.flops(), steps }
+    let compiles = counters.snapshot().get(Plain::Compiles);
+    Figures { compiles, build_ns, seal_ns, runs_ns, flops: encoder.flops(), steps }
 }
 
 /// Measures every encoder whose name has one of `names` in it, and prints a line for each.
+/// Compiled code is kept in `folder`.
 ///
 /// # Errors
 /// When nothing can be written.
 ///
 /// # Panics
 /// As [`measure`].
-pub fn table(driver: &dyn Driver, names: &[String], out: &mut dyn Write) -> std::io::Result<()> {
-    writeln!(out, "encoder        build ms  seal ms  first us  median us  TFLOP/s  tokens/s")?;
+pub fn table(
+    driver: &dyn Driver,
+    names: &[String],
+    folder: &Path,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let options = StoreOptions {
+        folder: Some(folder.to_owned()),
+        layers: Vec::new(),
+        disk_bytes_max: DISK_BYTES_MAX,
+        memory_bytes_max: MEMORY_BYTES_MAX,
+        lock_wait_max: Duration::from_secs(5),
+    };
+    let counters = Arc::new(Counters::new());
+    let store = Arc::new(ArtifactStore::open(options, counters, Arc::new(Null)));
+    writeln!(
+        out,
+        "encoder        compiles  build ms  seal ms  first us  median us  TFLOP/s  tokens/s"
+    )?;
     for encoder in ENCODERS {
         if !names.is_empty() && !names.iter().any(|it| encoder.name.contains(&**it)) {
             continue;
         }
-        let it = measure(driver, encoder, 200);
+        let it = measure(driver, encoder, 200, store.clone());
         let median = it.median_ns() as f64;
         writeln!(
             out,
-            "{:<14} {:>8.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",
+            "{:<14} {:>8} {:>9.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",
             encoder.name,
+            it.compiles,
             it.build_ns as f64 / 1e6,
             it.seal_ns as f64 / 1e6,
             it.runs_ns[0] as f64 / 1e3,

@@ -1,6 +1,6 @@
 //! Runs the checks on this machine's NVIDIA GPU.
 //!
-//! Usage: `calor-suite [--bench] [--golden DIR] [--eager] [--without-library] [--libraries DIR]...
+//! Usage: `calor-suite [--bench] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library] [--libraries DIR]...
 //! [NAME...]`, where a name is a part of a check's name. Exits with 1 when a check fails.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sor
 #[derive(Default)]
 struct Arguments {
     golden: PathBuf,
+    cache: PathBuf,
     bench: bool,
     eager: bool,
     without_library: bool,
@@ -31,12 +32,17 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let mut found = Arguments { golden: "golden".into(), ..Arguments::default() };
+    let mut found = Arguments {
+        golden: "golden".into(),
+        cache: std::env::temp_dir().join("calor-suite-cache"),
+        ..Arguments::default()
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut next = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
             "--golden" => found.golden = next()?.into(),
+            "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
@@ -66,7 +72,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let device = driver.open(0)?;
     writeln!(out, "{:?}", device.signature)?;
     if arguments.bench {
-        bench::table(&driver, &arguments.names, &mut out)?;
+        let folder = &arguments.cache;
+        bench::table(&driver, &arguments.names, folder, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;

@@ -1,0 +1,85 @@
+"""BERT encoders of real size with random weights in PyTorch on a GPU: eager, and compiled.
+
+Usage: cuda_encoder.py [--compile] [NAME...]
+
+Prints for each size: first call, and median of later calls with inputs from and vectors to the
+host, in microseconds, and TFLOP/s. Sizes and inputs are those of `calor-suite --bench`.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+import transformers
+
+SIZES = {
+    "large 1x32": (24, 1024, 1, 32),
+    "large 1x512": (24, 1024, 1, 512),
+    "large 32x512": (24, 1024, 32, 512),
+    "base 1x32": (12, 768, 1, 32),
+    "base 320x50": (12, 768, 320, 50),
+    "base 32x512": (12, 768, 32, 512),
+    "minilm 64x128": (6, 384, 64, 128),
+}
+
+
+class Pooled(torch.nn.Module):
+    """Mean of the last hidden rows as a unit vector."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.encoder(input_ids=ids).last_hidden_state.float()
+        return torch.nn.functional.normalize(hidden.mean(1), dim=-1)
+
+
+def measure(name: str, compiled: bool) -> None:
+    layers, hidden, sequences, length = SIZES[name]
+    heads = 12 if hidden == 384 else hidden // 64
+    config = transformers.BertConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+    )
+    torch.manual_seed(0)
+    encoder = transformers.BertModel(config, add_pooling_layer=False)
+    model = Pooled(encoder).to("cuda", torch.bfloat16).eval()
+    if compiled:
+        model = torch.compile(model, mode="reduce-overhead")
+    rows = torch.arange(sequences * length)
+    ids = ((rows * 7919 + 13) % 30522).reshape(sequences, length).pin_memory()
+    times = []
+    with torch.inference_mode():
+        for _ in range(110):
+            start = time.perf_counter()
+            vectors = model(ids.to("cuda", non_blocking=True)).cpu()
+            times.append(time.perf_counter() - start)
+    lengths = vectors.norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3), lengths
+    median = statistics.median(times[10:])
+    per_token = 2 * (4 * hidden**2 + 8 * hidden**2) + 4 * length * hidden
+    flops = layers * sequences * length * per_token
+    form = "compiled" if compiled else "eager"
+    print(
+        f"{name:<14} {form:<9} first {times[0] * 1e6:>11.0f} us  "
+        f"median {median * 1e6:>9.1f} us  {flops / median / 1e12:>7.1f} TFLOP/s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    for name in SIZES:
+        if not arguments.names or any(it in name for it in arguments.names):
+            measure(name, arguments.compile)
+
+
+if __name__ == "__main__":
+    main()
