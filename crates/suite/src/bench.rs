@@ -221,7 +221,7 @@ impl Encoder {
             let none = nn::Activation::None;
             let qkv = weights.linear(&mut g, x, 3 * hidden, none)?;
             let mut part = |at: usize| -> Result<ValueId, GraphError> {
-                let part = g.slice(qkv, 1, at * hidden, hidden)?;
+                let part = g.slice(qkv, 1, at * hidden, (at + 1) * hidden)?;
                 g.reshape(part, &[rows, self.heads, head])
             };
             let (q, k, v) = (part(0)?, part(1)?, part(2)?);
@@ -328,5 +328,20 @@ impl WeightSource for Seeded {
             *to = (unit as f32 / (1 << 24) as f32 - 0.5) * 0.08;
         }
         Ok(())
+    }
+}
+
+#[test]
+fn every_encoder_has_a_plan() {
+    use calor_device::null::NullDriver;
+    use calor_device_cuda::{Arch, claims};
+    use calor_runtime::{Capabilities, plan};
+    let driver = NullDriver { claims: claims(Arch::of_device(9, 0), true), memory_bytes: 1 << 40 };
+    for encoder in ENCODERS {
+        let device = driver.open(0).unwrap();
+        let capabilities = Capabilities { claims: device.claims, parallel_count: 132 };
+        let plan = plan(&encoder.graph().unwrap(), &capabilities, &Choices::default()).unwrap();
+        // Products, attention and norms: seven kernels for each layer, and a few around them.
+        assert!(plan.steps.len() < 7 * encoder.layers + 8, "{}", plan.steps.len());
     }
 }
