@@ -56,9 +56,10 @@ fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueI
     let (a_cos, b_sin) = (g.mul(a, cos)?, g.mul(b, sin)?);
     let (b_cos, a_sin) = (g.mul(b, cos)?, g.mul(a, sin)?);
     let turned = [g.sub(a_cos, b_sin)?, g.add(b_cos, a_sin)?];
+    // Each half by itself: a kernel that writes its part of the whole does the cast as well.
+    let turned = [g.cast(turned[0], dtype)?, g.cast(turned[1], dtype)?];
     let joined = g.concat(axis, &turned)?;
-    let y = g.reshape(joined, &[t, h, d])?;
-    Ok(vec![g.cast(y, dtype)?])
+    Ok(vec![g.reshape(joined, &[t, h, d])?])
 }
 
 /// The angle of each position and pair: [t, d/2].
