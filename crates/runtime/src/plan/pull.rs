@@ -55,6 +55,8 @@ pub(super) struct Puller<'a> {
     memo: HashMap<(ValueId, Map, Option<Reg>), Reg>,
     same: HashMap<(Key, DType), Reg>,
     touched: HashSet<ValueId>,
+    /// Where registers that index a table come from.
+    indices: HashMap<Reg, ValueId>,
 }
 
 /// What was pulled.
@@ -91,6 +93,7 @@ impl<'a> Puller<'a> {
             memo: HashMap::new(),
             same: HashMap::new(),
             touched: HashSet::new(),
+            indices: HashMap::new(),
         }
     }
 
@@ -130,10 +133,19 @@ impl<'a> Puller<'a> {
 
     /// There is one step loop: inside it, nothing that it has to finish first can be used.
     fn usable(&self, value: ValueId, reg: Reg) -> Result<Reg, Stop> {
-        if self.folding && self.after[reg.0 as usize] {
-            return Err(Stop::Store(dense_root(self.graph, value)));
+        if !self.folding || !self.after[reg.0 as usize] {
+            return Ok(reg);
         }
-        Ok(reg)
+        // What is stored already is late only because it is looked up late.
+        let late = if self.is_stored(value) { self.late_index(reg) } else { None };
+        Err(Stop::Store(dense_root(self.graph, late.unwrap_or(value))))
+    }
+
+    /// The indices of a load that come out of the step loop.
+    fn late_index(&self, load: Reg) -> Option<ValueId> {
+        let InstrOp::Load { address, .. } = &self.body[load.0 as usize].op else { return None };
+        let late = address.terms.iter().find(|it| self.after[it.index.0 as usize])?;
+        self.indices.get(&late.index).copied()
     }
 
     fn is_stored(&self, value: ValueId) -> bool {
@@ -237,6 +249,7 @@ impl<'a> Puller<'a> {
     ) -> Result<Reg, Stop> {
         let count = self.graph.shape(indices).rank();
         let index = self.pull(indices, &map[axis..axis + count].to_vec())?;
+        self.indices.insert(index, indices);
         let extent = self.graph.shape(table).sizes()[axis];
         let mut source = map[..axis].to_vec();
         source.push(Coord::register(index, extent));
