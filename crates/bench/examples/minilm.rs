@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use calor_device::Driver;
 use calor_device_cpu::{CpuDriver, CpuProfile};
+use calor_embed::InferencePrecision;
 use calor_embed::embedder::{CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions};
 use calor_embed::input::Role;
 use calor_embed::packing::Bucket;
@@ -54,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         batch_tokens_max,
         thread_count: NonZeroUsize::MIN,
         role: Role::Passage,
+        precision: InferencePrecision::FP32,
     };
     let mut embedder = CheckpointEmbedder::open(build, Path::new(dir), options)?;
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use calor_bench::{Child, Context, Revision, SCENARIOS, Size, run};
 use calor_device::{Driver, NoArtifacts};
 use calor_device_cpu::CpuDriver;
+use calor_embed::InferencePrecision;
 use calor_embed::embedder::{CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions};
 use calor_embed::input::Role;
 use calor_embed::tokenizer::LongTokens;
@@ -78,6 +79,7 @@ fn first_vector(driver: &CpuDriver, dir: &Path) -> Result<(), Box<dyn Error>> {
         batch_tokens_max: BATCH_TOKENS_MAX,
         thread_count: NonZeroUsize::MIN,
         role: Role::Passage,
+        precision: InferencePrecision::FP32,
     };
     let mut embedder = CheckpointEmbedder::open(build, dir, options)?;
     let text = "A process that has just begun.".to_owned();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use calor_embed::InferencePrecision;
 use calor_embed::embedder::{CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions};
 use calor_embed::input::Role;
 use calor_embed::tokenizer::LongTokens;
@@ -29,6 +30,7 @@ impl Counted {
             batch_tokens_max: context.batch_tokens_max,
             thread_count: context.thread_count,
             role: Role::Passage,
+            precision: InferencePrecision::FP32,
         };
         Ok(Self { embedder: CheckpointEmbedder::open(build, dir, options)?, counters })
     }

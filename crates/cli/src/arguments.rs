@@ -10,8 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub(crate) use cache::{CacheArguments, CacheCommand, KeepArguments};
 pub(crate) use embed::{
-    CheckpointArguments, EmbedArguments, FormatWord, InputArguments, PoolWord, RunArguments,
-    SearchArguments, SearchBy, TooLong, VectorWord,
+    CheckpointArguments, EmbedArguments, FormatWord, InputArguments, PoolWord, PrecisionWord,
+    RunArguments, SearchArguments, SearchBy, TooLong, VectorWord,
 };
 pub(crate) use models::{
     DtypeWord, ModelsArguments, ModelsCommand, PullArguments, SourceWord, SynthArguments, SynthWord,
@@ -187,6 +187,9 @@ mod tests {
         check("calor embed --checkpoint d --models e1 x", Err("cannot be used with"));
         check("calor embed --profil mini x", Err("--profile"));
         check("calor embed --pool middle --checkpoint d x", Err("possible values"));
+        check("calor embed --device cuda:1,cpu --precision bf16 x", Ok(()));
+        check("calor embed --device cuda:x x", Err("cuda:0"));
+        check("calor embed --precision int8 x", Err("possible values"));
         check("calor embd", Err("embed"));
         check("calor search q --corpus c --by e13", Err("e13"));
     }

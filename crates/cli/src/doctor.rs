@@ -1,5 +1,7 @@
 //! `calor doctor`: what is there, what is missing, what that costs and how to fix it.
 
+mod cuda;
+
 use std::{
     net::{TcpStream, ToSocketAddrs},
     process::{Command, Stdio},
@@ -46,7 +48,9 @@ impl Finding {
 /// # Errors
 /// When standard output cannot be written.
 pub(crate) fn run(arguments: &AnswerArguments, environment: &Environment) -> Result<Exit, Failure> {
-    let mut findings = machine();
+    let mut findings = machine(environment);
+    let cuda = cuda::Section::look(environment);
+    findings.extend(cuda.findings());
     findings.push(store(environment));
     findings.push(models(environment));
     findings.push(cache(environment));
@@ -58,23 +62,24 @@ pub(crate) fn run(arguments: &AnswerArguments, environment: &Environment) -> Res
                 json!({ "name": it.name, "good": it.good, "found": it.found, "remedy": it.remedy })
             })
             .collect();
-        answer::line(json!({ "findings": rows, "version": crate::version::VERSION }))?;
+        let version = crate::version::VERSION;
+        answer::line(json!({ "findings": rows, "cuda": cuda.to_json(), "version": version }))?;
         return Ok(Exit::Done);
     }
     for it in &findings {
         let mark = if it.good { "ok " } else { "-- " };
-        answer::line(format!("{mark} {:<10} {}", it.name, it.found))?;
+        answer::line(format!("{mark} {:<11} {}", it.name, it.found))?;
         if let Some(remedy) = &it.remedy {
-            answer::line(format!("{:15}{remedy}", ""))?;
+            answer::line(format!("{:16}{remedy}", ""))?;
         }
     }
     Ok(Exit::Done)
 }
 
-fn machine() -> Vec<Finding> {
+fn machine(environment: &Environment) -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut out = Vec::new();
-    match devices::open(&Wish::Exactly(devices::Kind::Cpu), threads, None) {
+    match devices::open(&Wish::first(devices::Kind::Cpu), threads, None, environment) {
         Ok(device) => {
             let signature = &device.signature;
             out.push(Finding::good("cpu", signature.model.clone()));
@@ -91,13 +96,6 @@ fn machine() -> Vec<Finding> {
         _ => Finding::good("simd", simd),
     });
     out.push(Finding::good("threads", threads.to_string()));
-    let absent: Vec<&str> = ["cuda", "wgpu"]
-        .into_iter()
-        .filter(|it| devices::PRESENT.iter().all(|there| there.name() != *it))
-        .collect();
-    if !absent.is_empty() {
-        out.push(Finding::good("gpu", format!("this build has no {}", absent.join(" and no "))));
-    }
     out
 }
 

@@ -24,6 +24,10 @@ pub(crate) struct Environment {
     pub(crate) hub_endpoint: Option<String>,
     /// `HF_HUB_OFFLINE`.
     pub(crate) offline: bool,
+    /// `CUDA_HOME` and `CUDA_PATH`.
+    pub(crate) cuda_toolkits: Vec<PathBuf>,
+    /// `VIRTUAL_ENV` and `CONDA_PREFIX`: wheels may hold CUDA's libraries.
+    pub(crate) python_environments: Vec<PathBuf>,
 }
 
 /// Most bytes of one model in the store.
@@ -65,6 +69,11 @@ impl Environment {
             hub_cache: path("HF_HUB_CACHE").or_else(|| hub_home.map(|it| it.join("hub"))),
             hub_endpoint: text("HF_ENDPOINT"),
             offline: text("HF_HUB_OFFLINE").is_some_and(|it| is_yes(&it)),
+            cuda_toolkits: ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(path).collect(),
+            python_environments: ["VIRTUAL_ENV", "CONDA_PREFIX"]
+                .into_iter()
+                .filter_map(path)
+                .collect(),
         }
     }
 
@@ -133,6 +142,9 @@ mod tests {
         assert_eq!(found.hub_token.as_deref(), Some("t"));
         assert!(found.offline && found.home.is_some());
         assert!(!with(&[("HF_HUB_OFFLINE", "0")]).offline);
+        let found = with(&[("CUDA_PATH", "/cuda"), ("CONDA_PREFIX", "/conda")]);
+        assert_eq!(found.cuda_toolkits, [PathBuf::from("/cuda")]);
+        assert_eq!(found.python_environments, [PathBuf::from("/conda")]);
         assert!(with(&[]).root().is_err());
         let found = with(&[("HOME", "/h"), ("CALOR_CACHE_DIR", "/k")]);
         assert_eq!(found.cache_dir(None), Some(Path::new("/k")));

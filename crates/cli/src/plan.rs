@@ -12,7 +12,7 @@ use clap::Parser;
 use crate::{
     answer,
     arguments::{Arguments, Command, PlanArguments, PlanCommand, PlanShowArguments},
-    devices::{self, Wish},
+    devices::{self, NotADevice, Wish},
     embed::open_embedder,
     environment::Environment,
     exit::{Exit, Failure, chain},
@@ -27,9 +27,10 @@ use crate::{
 pub(crate) fn run(arguments: &PlanArguments, environment: &Environment) -> Result<Exit, Failure> {
     let PlanCommand::Show(arguments) = &arguments.command;
     let wish: Wish =
-        arguments.device.parse().map_err(|err| Failure::usage("unknown device").why(err))?;
+        arguments.device.parse().map_err(|err: NotADevice| Failure::usage(err.to_string()))?;
     let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let device = devices::open(&wish, arguments.threads.unwrap_or(all).get(), None)?;
+    let threads = arguments.threads.unwrap_or(all).get();
+    let device = devices::open(&wish, threads, None, environment)?;
     let capabilities =
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };
     drop(device);

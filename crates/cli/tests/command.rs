@@ -92,16 +92,35 @@ fn usage_is_named_and_helped() {
     check(&calor.run(&["completions", "bash"]), 0, "_calor");
     check(&calor.run(&["version"]), 0, "calor 0.");
     let version: Json = serde_json::from_str(&calor.run(&["version", "--json"]).out).unwrap();
-    assert_eq!(version["devices"], serde_json::json!(["cpu"]));
+    assert_eq!(version["devices"], serde_json::json!(["cpu", "cuda"]));
 }
 
 #[test]
 fn no_device_is_a_substitute_for_another() {
     let calor = Calor::new();
-    let answer = calor.run(&["embed", "x", "--profile", "random", "--device", "cuda"]);
-    check(&answer, 4, "this build has no device `cuda`");
-    let answer = calor.run(&["embed", "x", "--profile", "random", "--device", "cuda,cpu"]);
-    check(&answer, 0, "fused");
+    let on = |device| {
+        let line = ["embed", "x", "--profile", "random", "--models", "e9,e11", "--device", device];
+        calor.run(&[&line[..], &["--report", "r.json"]].concat())
+    };
+    let device_of = || -> Json {
+        let report = fs::read_to_string(calor.root.path().join("r.json")).unwrap();
+        serde_json::from_str::<Json>(&report).unwrap()["device"].clone()
+    };
+    check(&on("wgpu"), 4, "this build has no device `wgpu`");
+    check(&on("wgpu,cpu"), 0, "f32 on cpu");
+    assert_eq!(device_of(), "cpu");
+    check(&on("cuda:x"), 2, "write cuda:0 for the first");
+    let doctor: Json = serde_json::from_str(&calor.run(&["doctor", "--json"]).out).unwrap();
+    if doctor["cuda"]["gpus"].as_array().unwrap().is_empty() {
+        check(&on("cuda"), 4, "there is no device `cuda`");
+        check(&on("cuda"), 4, "hint: `calor doctor` says what is missing");
+        check(&on("cuda:0,cpu"), 0, "f32 on cpu");
+        assert_eq!(device_of(), "cpu");
+    } else {
+        check(&on("cuda:99"), 2, "there is no device `cuda:99`");
+        check(&on("cuda,cpu"), 0, "on cuda");
+        assert_eq!(device_of(), "cuda");
+    }
     check(&calor.run(&["embed", "x", "--device", "tpu"]), 2, "no device is called `tpu`");
 }
 
@@ -128,6 +147,14 @@ fn a_model_without_a_source_is_a_fault_of_the_environment() {
     check(&calor.run(&["doctor"]), 0, "HF_HUB_OFFLINE is set");
     let doctor: Json = serde_json::from_str(&calor.run(&["doctor", "--json"]).out).unwrap();
     assert!(doctor["findings"].as_array().unwrap().len() > 5);
+    let libraries = doctor["cuda"]["libraries"].as_array().unwrap();
+    let names: Vec<&str> = libraries.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["CUDA driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL", "NVML"]);
+    for library in libraries {
+        let cost = library["cost"].as_str();
+        assert_eq!(cost.is_some(), library["path"].is_null(), "{library}");
+    }
+    check(&calor.run(&["doctor"]), 0, "NVRTC");
 }
 
 #[test]
@@ -327,4 +354,34 @@ fn an_interrupted_run_leaves_nothing() {
     let answer = calor.command("bash", &["-c", &script]);
     assert_eq!(answer.code, 130, "{}", answer.err);
     assert!(calor.names().is_empty(), "{:?}", calor.names());
+}
+
+#[test]
+fn precision_is_chosen_stated_and_refused_by_name() {
+    let calor = Calor::new();
+    let vector = |precision: &str| {
+        let line = ["embed", "a text", "--profile", "random", "--models", "e11", "--json"];
+        let file = ["--vectors", "slots", "--report", "r.json", "--precision", precision];
+        let answer = calor.run(&[&line[..], &file[..]].concat());
+        check(&answer, 0, "entity");
+        let report = fs::read_to_string(calor.root.path().join("r.json")).unwrap();
+        let report: Json = serde_json::from_str(&report).unwrap();
+        (report["precision"].clone(), lines(&answer)[0]["entity"].clone())
+    };
+    let (word, wide) = vector("f32");
+    assert_eq!(word, "f32");
+    assert_eq!(vector("auto"), ("f32".into(), wide.clone()));
+    let (word, narrow) = vector("bf16");
+    assert_eq!(word, "bf16");
+    assert_ne!(narrow, wide);
+
+    let line = ["embed", "x", "--profile", "random", "--models", "e11", "--precision", "bf16"];
+    check(&calor.run(&[&line[..], &["--output", "a.safetensors"]].concat()), 0, "bf16 on cpu");
+    let header = fs::read(calor.root.path().join("a.safetensors")).unwrap();
+    let header = String::from_utf8_lossy(&header).into_owned();
+    assert!(header.contains(r#""precision":"bf16""#), "{}", &header[..2000.min(header.len())]);
+
+    let line = ["embed", "x", "--profile", "random", "--models", "e7", "--precision", "f16"];
+    check(&calor.run(&line), 2, "codet5p-110m-embedding does not run in f16");
+    check(&calor.run(&["embed", "x", "--precision", "int8"]), 2, "possible values");
 }

@@ -69,6 +69,16 @@ impl CudaDriver {
         Ok((version / 1000, version % 1000 / 10))
     }
 
+    /// The model of a GPU, as its driver names it. Nothing is opened.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] with the reason.
+    pub fn name(&self, ordinal: usize) -> Result<String, DeviceError> {
+        self.start()?;
+        let name = api::device(ordinal).and_then(api::device_name);
+        name.map_err(|err| absent(err.text()))
+    }
+
     fn start(&self) -> Result<(), DeviceError> {
         if let Some(why) = self.libraries.why_not(LibraryName::Driver) {
             return Err(absent(format!("the NVIDIA driver is not installed: {why}")));

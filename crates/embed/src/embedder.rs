@@ -18,6 +18,7 @@ use crate::image_tower::ImageTower;
 use crate::input::{ImageFormat, Role};
 use crate::packing::{Bucket, PackItem};
 use crate::pooling::{default_pooling, end_of_text};
+use crate::precision::InferencePrecision;
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenLimit};
 use crate::tower::{TextTower, TextTowerSpec};
 
@@ -38,6 +39,8 @@ pub struct EmbedderOptions {
     pub thread_count: NonZeroUsize,
     /// Whether texts are queries or documents, where the model tells them apart (ColBERT).
     pub role: Role,
+    /// What products run in.
+    pub precision: InferencePrecision,
 }
 
 /// What a user can ask for; the end-of-text token comes from the checkpoint.
@@ -119,7 +122,8 @@ impl CheckpointEmbedder {
     ///
     /// # Errors
     /// [`EmbeddingError::ModelLoadError`] with what is wrong in the directory, and
-    /// [`EmbeddingError::ConfigError`] for a pooling that the model does not have.
+    /// [`EmbeddingError::ConfigError`] for a pooling that the model does not have, and
+    /// [`EmbeddingError::PrecisionRefused`] for a precision that it does not run in.
     pub fn open(mut build: Build, dir: &Path, options: EmbedderOptions) -> EmbeddingResult<Self> {
         let place = dir.display().to_string();
         let checkpoint = Checkpoint::open(dir).map_err(load_error(&place))?;
@@ -134,7 +138,7 @@ impl CheckpointEmbedder {
 
         let opened = Opened { config: &config, recipe: recipe.as_ref(), head, source, lane };
         let (pooling, limit_max, text) = opened.text(dir, &options)?;
-        let image = opened.image(dir, &options);
+        let image = opened.image(dir, &options)?;
         let colbert = match (&tokenizer, head) {
             (Some(_), Head::TokenProjection { .. }) => colbert_tokenizer(dir, limit_max)?,
             _ => None,
@@ -147,6 +151,11 @@ impl CheckpointEmbedder {
     /// The device and its programs.
     pub fn build(&self) -> &Build {
         &self.build
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &EmbedderOptions {
+        &self.options
     }
 
     /// The text tower, if the checkpoint has one.
@@ -395,12 +404,13 @@ impl Opened<'_> {
             source: self.source.clone(),
             batch_tokens_max: options.batch_tokens_max,
             sequence_tokens_max: hard,
+            precision: options.precision,
         };
         Ok((pooling, limit_max, Some(TextTower::new(self.lane, spec)?)))
     }
 
-    fn image(&self, dir: &Path, options: &EmbedderOptions) -> Option<ImageTower> {
-        let vision = self.config.vision.clone()?;
+    fn image(&self, dir: &Path, options: &EmbedderOptions) -> EmbeddingResult<Option<ImageTower>> {
+        let Some(vision) = self.config.vision.clone() else { return Ok(None) };
         let projection_len = match self.head {
             Head::SharedProjection { out_len } => Some(out_len),
             Head::None
@@ -409,8 +419,9 @@ impl Opened<'_> {
             | Head::FirstTokenProjection { .. } => None,
         };
         let (label, normalize) = (label_of(dir), self.normalize(options));
-        let source = self.source.clone();
-        Some(ImageTower::new(&label, vision, projection_len, normalize, source, self.lane))
+        let (source, lane, precision) = (self.source.clone(), self.lane, options.precision);
+        ImageTower::new(&label, vision, projection_len, normalize, precision, source, lane)
+            .map(Some)
     }
 }
 

@@ -6,7 +6,9 @@
 //! `seg_lo` and `seg_hi`, `i32 [N]`. Live count 0 is the number of tokens, 1 that of sequences.
 //! An image graph works on B images; its input is `patches`.
 //!
-//! Weights are graph inputs under the canonical names of `calor-weights`.
+//! Weights are graph inputs under the canonical names of `calor-weights`, all f32. Rows are cast
+//! to the type of the products once, behind the embeddings, and back once, behind the layers;
+//! whatever stands between takes the type of its rows, and casts of weights are done at load.
 
 mod attention;
 mod head;
@@ -51,7 +53,8 @@ pub struct TextOutputs {
     pub token_slot: Option<SlotMap>,
 }
 
-/// The graph of a text encoder for one bucket. `prefix` is `text.` for CLIP, else empty.
+/// The graph of a text encoder for one bucket. `prefix` is `text.` for CLIP, else empty; `dtype` is
+/// the type of the products and of the rows between them. What leaves is f32.
 ///
 /// # Errors
 /// When the configuration does not fit together; a checked one does.
@@ -61,17 +64,20 @@ pub fn text_graph(
     prefix: &str,
     bucket: Bucket,
     outputs: &TextOutputs,
+    dtype: DType,
 ) -> Result<CheckedGraph, GraphError> {
     let mut b = Builder { g: Graph::new(), config, prefix };
     let rows = b.text_rows(bucket);
     let x = b.embeddings(&rows)?;
+    let x = b.g.cast(x, dtype)?;
     let x = b.layers(x, &rows)?;
     b.text_head(x, head, &rows, outputs)?;
     b.g.check()
 }
 
 /// The graph of a CLIP vision tower for `image_count` images. Its input is
-/// `patches: f32 [images * patches, channels * side * side]`, its output `pooled`.
+/// `patches: f32 [images * patches, channels * side * side]`, its output `pooled`. `dtype` is the
+/// type of the products and of the rows between them.
 ///
 /// # Errors
 /// When the configuration does not fit together; a checked one does.
@@ -80,6 +86,7 @@ pub fn image_graph(
     projection_len: Option<usize>,
     image_count: usize,
     normalize: bool,
+    dtype: DType,
 ) -> Result<CheckedGraph, GraphError> {
     let encoder = &config.encoder;
     let mut b = Builder { g: Graph::new(), config: encoder, prefix: "vision." };
@@ -88,8 +95,11 @@ pub fn image_graph(
     let patch = config.channel_count * config.patch_len * config.patch_len;
     let input = Type::new(DType::F32, &[image_count * patches, patch]);
     let input = b.g.input("patches", Role::Data, input);
+    let input = b.g.cast(input, dtype)?;
     let weight = b.weight("embed.patch", &[hidden, patch]);
+    let weight = b.g.cast(weight, dtype)?;
     let x = nn::linear(&mut b.g, input, weight, None, nn::Activation::None)?;
+    let x = b.g.cast(x, DType::F32)?;
     let x = b.g.reshape(x, &[image_count, patches, hidden])?;
     let class = b.weight("embed.class", &[hidden]);
     let class = b.g.broadcast_to(class, Shape::new(&[image_count, 1, hidden]))?;
@@ -99,9 +109,11 @@ pub fn image_graph(
     let x = b.g.add(x, positions)?;
     let x = b.g.reshape(x, &[image_count * rows, hidden])?;
     let x = b.norm(x, "pre.norm")?;
+    let x = b.g.cast(x, dtype)?;
     let intervals = b.image_rows(image_count, rows)?;
     let x = b.layers(x, &intervals)?;
     let first = b.g.gather(x, 0, intervals.seg_lo)?;
+    let first = b.g.cast(first, DType::F32)?;
     let mut x = b.norm(first, "final.norm")?;
     if let Some(out_len) = projection_len {
         let weight = b.weight("head.project.weight", &[out_len, hidden]);
@@ -140,6 +152,13 @@ impl Builder<'_> {
         let name = format!("{}{name}", self.prefix);
         let known = self.g.input_named(&name);
         known.unwrap_or_else(|| self.g.input(&name, Role::Weight, Type::new(DType::F32, sizes)))
+    }
+
+    /// A weight in the type of the rows that it meets.
+    fn weight_for(&mut self, x: ValueId, name: &str, sizes: &[usize]) -> Made {
+        let weight = self.weight(name, sizes);
+        let dtype = self.g.ty(x).dtype;
+        self.g.cast(weight, dtype)
     }
 
     fn text_rows(&mut self, bucket: Bucket) -> Rows {
@@ -231,8 +250,11 @@ impl Builder<'_> {
         bias: bool,
         activation: nn::Activation,
     ) -> Made {
-        let weight = self.weight(&format!("{name}.weight"), &[out_len, in_len]);
-        let bias = bias.then(|| self.weight(&format!("{name}.bias"), &[out_len]));
+        let weight = self.weight_for(x, &format!("{name}.weight"), &[out_len, in_len])?;
+        let bias = match bias {
+            true => Some(self.weight_for(x, &format!("{name}.bias"), &[out_len])?),
+            false => None,
+        };
         nn::linear(&mut self.g, x, weight, bias, activation)
     }
 
@@ -269,11 +291,13 @@ impl Builder<'_> {
         let name = |part: &str| format!("layer.{layer}.ffn.{part}");
         let activation = activation(config.activation);
         let inner = if config.gated {
-            let gate = self.weight(&format!("{}.weight", name("gate")), &[ffn, hidden]);
-            let up = self.weight(&format!("{}.weight", name("up")), &[ffn, hidden]);
-            let biases = config.ffn_bias.then(|| {
-                ["gate", "up"].map(|it| self.weight(&format!("{}.bias", name(it)), &[ffn]))
-            });
+            let mut part = |it: &str, sizes: &[usize]| self.weight_for(x, &name(it), sizes);
+            let gate = part("gate.weight", &[ffn, hidden])?;
+            let up = part("up.weight", &[ffn, hidden])?;
+            let biases = match config.ffn_bias {
+                true => Some([part("gate.bias", &[ffn])?, part("up.bias", &[ffn])?]),
+                false => None,
+            };
             nn::gated_linear(&mut self.g, x, gate, up, biases, activation)?
         } else {
             self.linear(x, &name("up"), [ffn, hidden], config.ffn_bias, activation)?

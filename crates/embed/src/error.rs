@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::input::InputKind;
 use crate::model_id::ModelId;
+use crate::precision::InferencePrecision;
 
 /// Result of anything in this crate.
 pub type EmbeddingResult<T> = Result<T, EmbeddingError>;
@@ -196,6 +197,16 @@ pub enum EmbeddingError {
         /// The input.
         kind: InputKind,
     },
+    /// A model that does not run in the precision that was asked for.
+    #[error("{model} does not run in {precision}: {why}")]
+    PrecisionRefused {
+        /// The model's name.
+        model: String,
+        /// As asked for.
+        precision: InferencePrecision,
+        /// What would go wrong, and what to use instead.
+        why: &'static str,
+    },
     /// A setting outside its range, or a malformed directive.
     #[error("`{field}` is `{value}`; {want}")]
     ConfigError {
@@ -286,6 +297,7 @@ impl EmbeddingError {
             | Self::TokenizationError { .. }
             | Self::Cancelled => Fault::UserInput,
             Self::ConfigError { .. }
+            | Self::PrecisionRefused { .. }
             | Self::ModelAlreadyLoaded { .. }
             | Self::ModelNotLoaded { .. }
             | Self::MissingModels { .. } => Fault::Configuration,
@@ -337,7 +349,7 @@ impl EmbeddingError {
             | Self::Timeout { .. }
             | Self::InitializationFailed { .. }
             | Self::Overloaded { .. } => Recovery::RetryOrDegrade,
-            Self::ConfigError { .. } => Recovery::FixConfiguration,
+            Self::ConfigError { .. } | Self::PrecisionRefused { .. } => Recovery::FixConfiguration,
             Self::BatchError { source, .. } => source.recovery(),
         }
     }

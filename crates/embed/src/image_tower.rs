@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use calor_ir::DType;
 use calor_runtime::{Build, Choices, LaneId, ProgramId, ProgramSpec, WeightSource};
 use calor_weights::VisionConfig;
 
 use crate::encoder::image_graph;
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::precision::InferencePrecision;
 use crate::tower::{RUN_DEADLINE, device_error, graph_error};
 
 /// A CLIP vision tower on a device.
@@ -16,6 +18,7 @@ pub struct ImageTower {
     config: VisionConfig,
     projection_len: Option<usize>,
     normalize: bool,
+    dtype: DType,
     source: Arc<dyn WeightSource>,
     lane: LaneId,
     programs: HashMap<usize, (ProgramId, usize, usize)>,
@@ -27,16 +30,21 @@ const IMAGE_COUNT_MAX: usize = 8;
 
 impl ImageTower {
     /// A tower without any program yet.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::PrecisionRefused`] for a precision that the model does not run in.
     pub fn new(
         label: &str,
         config: VisionConfig,
         projection_len: Option<usize>,
         normalize: bool,
+        precision: InferencePrecision,
         source: Arc<dyn WeightSource>,
         lane: LaneId,
-    ) -> Self {
-        Self {
+    ) -> EmbeddingResult<Self> {
+        Ok(Self {
             label: label.to_owned(),
+            dtype: precision.dtype(label, config.encoder.family)?,
             config,
             projection_len,
             normalize,
@@ -44,7 +52,7 @@ impl ImageTower {
             lane,
             programs: HashMap::new(),
             patches: Vec::new(),
-        }
+        })
     }
 
     /// The tower's configuration.
@@ -119,8 +127,9 @@ impl ImageTower {
         if let Some(program) = self.programs.get(&count) {
             return Ok(*program);
         }
-        let graph = image_graph(&self.config, self.projection_len, count, self.normalize)
-            .map_err(graph_error)?;
+        let Self { config, projection_len, normalize, dtype, .. } = self;
+        let graph =
+            image_graph(config, *projection_len, count, *normalize, *dtype).map_err(graph_error)?;
         let spec = ProgramSpec {
             label: &self.label,
             token_count_max: count as u32,

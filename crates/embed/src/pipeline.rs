@@ -18,6 +18,7 @@ use crate::hdc::HdcEncoder;
 use crate::image_input::{ImageLimits, ImagePreparation, decode};
 use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
+use crate::precision::InferencePrecision;
 use crate::profile::Profile;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
@@ -49,6 +50,8 @@ pub struct PipelineOptions {
     pub batch_tokens_max: usize,
     /// What E2 measures ages against; the batch's own time where there is none.
     pub reference_s: Option<i64>,
+    /// What the products of the models run in. The fusion is f32.
+    pub precision: InferencePrecision,
 }
 
 /// What the pipeline makes of one input.

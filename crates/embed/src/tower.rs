@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_ir::CheckedGraph;
+use calor_ir::{CheckedGraph, DType};
 use calor_runtime::{
     Build, Choices, LaneId, Place, PlanStep, ProgramId, ProgramSpec, RuntimeError, WeightSource,
 };
@@ -16,6 +16,7 @@ use crate::error::{EmbeddingError, EmbeddingResult, LengthUnit};
 use crate::packing::{
     Bucket, Keys, PackBuffers, PackForm, PackItem, PackOrder, Positions, close_batches, pack,
 };
+use crate::precision::InferencePrecision;
 
 /// Longest that one program may take.
 pub(crate) const RUN_DEADLINE: Duration = Duration::from_secs(600);
@@ -66,11 +67,14 @@ pub struct TextTowerSpec {
     pub batch_tokens_max: usize,
     /// Most tokens of one text, specials included.
     pub sequence_tokens_max: usize,
+    /// What its products run in.
+    pub precision: InferencePrecision,
 }
 
 /// A text encoder on a device.
 pub struct TextTower {
     spec: TextTowerSpec,
+    dtype: DType,
     lane: LaneId,
     form: PackForm,
     ladder: Vec<Bucket>,
@@ -130,8 +134,10 @@ impl TextTower {
     /// A tower without any program yet.
     ///
     /// # Errors
-    /// [`EmbeddingError::ConfigError`] for token limits outside 1..=16,384.
+    /// [`EmbeddingError::ConfigError`] for token limits outside 1..=16,384, and
+    /// [`EmbeddingError::PrecisionRefused`] for a precision that the model does not run in.
     pub fn new(lane: LaneId, spec: TextTowerSpec) -> EmbeddingResult<Self> {
+        let dtype = spec.precision.dtype(&spec.label, spec.config.family)?;
         let room = spec.batch_tokens_max.max(spec.sequence_tokens_max).max(64);
         let ladder = Bucket::ladder(room)?;
         let pad_id = spec.config.special.pad.unwrap_or(0);
@@ -142,7 +148,8 @@ impl TextTower {
             Position::Learned { offset, .. } => Positions::AfterPad { pad_id: offset as u32 - 1 },
         };
         let form = PackForm { keys: Keys::Full, positions, type_id: 0, pad_id };
-        Ok(Self { spec, lane, form, ladder, programs: HashMap::new(), scratch: Scratch::default() })
+        let (programs, scratch) = (HashMap::new(), Scratch::default());
+        Ok(Self { spec, dtype, lane, form, ladder, programs, scratch })
     }
 
     /// Buckets, rising.
@@ -161,7 +168,7 @@ impl TextTower {
     /// [`EmbeddingError::InternalError`] when it does not build.
     pub fn graph(&self, bucket: Bucket) -> EmbeddingResult<CheckedGraph> {
         let TextTowerSpec { config, head, prefix, outputs, .. } = &self.spec;
-        text_graph(config, *head, prefix, bucket, outputs).map_err(graph_error)
+        text_graph(config, *head, prefix, bucket, outputs, self.dtype).map_err(graph_error)
     }
 
     /// The most tokens of one text.

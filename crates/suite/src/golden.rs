@@ -9,6 +9,7 @@ use calor_embed::embedder::{
 };
 use calor_embed::input::Role;
 use calor_embed::tokenizer::LongTokens;
+use calor_embed::{EmbeddingError, EmbeddingResult, InferencePrecision};
 use calor_runtime::Build;
 use calor_telemetry::{Counters, Null};
 use safetensors::SafeTensors;
@@ -85,6 +86,14 @@ fn rows() -> Vec<Row> {
 
 impl Golden<'_> {
     fn open(&self, row: &Row) -> CheckpointEmbedder {
+        self.try_open(row, InferencePrecision::FP32).unwrap()
+    }
+
+    fn try_open(
+        &self,
+        row: &Row,
+        precision: InferencePrecision,
+    ) -> EmbeddingResult<CheckpointEmbedder> {
         let device = self.driver.open(0).unwrap();
         let build = Build::new(device, u64::MAX, Arc::new(Counters::new()), Arc::new(Null));
         let options = EmbedderOptions {
@@ -95,8 +104,9 @@ impl Golden<'_> {
             batch_tokens_max: 512,
             thread_count: std::num::NonZeroUsize::MIN,
             role: Role::Passage,
+            precision,
         };
-        CheckpointEmbedder::open(build, &self.dir.join(row.model), options).unwrap()
+        CheckpointEmbedder::open(build, &self.dir.join(row.model), options)
     }
 
     fn case(&self, model: &str) -> serde_json::Value {
@@ -121,6 +131,11 @@ impl Golden<'_> {
         assert_eq!(got.len(), want.len(), "{what}");
         let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= self.tolerance, "{what}: largest difference {worst}");
+        self.alike(got, want, what);
+    }
+
+    fn alike(&self, got: &[f32], want: &[f32], what: &str) {
+        assert_eq!(got.len(), want.len(), "{what}");
         let cosine = calor_embed::embedding::cosine(got, want);
         assert!(cosine >= self.cosine_min, "{what}: cosine {cosine}");
     }
@@ -151,6 +166,42 @@ impl Golden<'_> {
                 assert!(apart <= 1e-5, "{}: {apart}", what("in another order", at));
             }
         }
+    }
+
+    /// The vector of the shortest text of every model and the first image, in another precision;
+    /// only cosines are compared. A model that refuses the precision does so by its name.
+    ///
+    /// # Panics
+    /// When they are not those of the reference, or another model refuses than those named.
+    pub fn short_vectors_are_close_in(&self, precision: InferencePrecision, refusing: &[&str]) {
+        for row in rows() {
+            let what = format!("{} {} in {precision}", row.model, row.tensor);
+            let mut embedder = match self.try_open(&row, precision) {
+                Ok(it) => {
+                    assert!(!refusing.contains(&row.model), "{what}: not refused");
+                    it
+                }
+                Err(EmbeddingError::PrecisionRefused { model, .. }) => {
+                    assert!(model == row.model && refusing.contains(&row.model), "{what}: refused");
+                    continue;
+                }
+                Err(err) => panic!("{what}: {err}"),
+            };
+            let (shape, want) = self.expected(row.model, row.tensor);
+            let ids = ids(&self.case(row.model), row.ids);
+            let Some((at, ids)) = ids.into_iter().enumerate().min_by_key(|it| it.1.len()) else {
+                panic!("{what}: no text");
+            };
+            let got = run(&mut embedder, &[EmbedItem::Ids(ids)]);
+            self.alike(&got[0], &want[at * shape[1]..][..shape[1]], &what);
+        }
+        let row = row("clip", "image_norm", PoolingChoice::Eos, true);
+        let mut embedder = self.try_open(&row, precision).unwrap();
+        let (shape, pixels) = self.expected("clip", "pixel_values");
+        let pixels = pixels[..shape[1] * shape[2] * shape[3]].to_vec();
+        let got = run(&mut embedder, &[EmbedItem::Pixels(pixels)]);
+        let (_, want) = self.expected("clip", "image_norm");
+        self.alike(&got[0], &want[..got[0].len()], &format!("clip image in {precision}"));
     }
 
     /// One vector for each token.

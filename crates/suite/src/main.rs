@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use calor_device::Driver;
 use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
+use calor_embed::InferencePrecision;
 use calor_suite::{Golden, bench, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
@@ -103,6 +104,7 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
     };
     let models =
         move || Golden { driver, dir: golden.to_owned(), tolerance: 1e-4, cosine_min: 0.99999 };
+    let close = move || Golden { cosine_min: 0.999, ..models() };
     vec![
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
@@ -114,6 +116,17 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
             Box::new(move || models().late_interaction_scores_are_those_of_the_reference()),
         ),
         ("golden.images", Box::new(move || models().images_are_those_of_the_reference())),
+        (
+            "golden.bf16",
+            Box::new(move || close().short_vectors_are_close_in(InferencePrecision::BF16, &[])),
+        ),
+        (
+            "golden.f16",
+            Box::new(move || {
+                let refusing = ["t5-gated", "codet5p"];
+                close().short_vectors_are_close_in(InferencePrecision::FP16, &refusing);
+            }),
+        ),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),

@@ -6,7 +6,7 @@ use calor_embed::embedding::MissingModels;
 use calor_embed::input::{InputLimits, ModelInput};
 use calor_embed::profile::TRUNK;
 use calor_embed::tokenizer::LongTokens;
-use calor_embed::{ModelId, PipelineCore, PipelineOptions, Profile};
+use calor_embed::{InferencePrecision, ModelId, PipelineCore, PipelineOptions, Profile};
 use calor_telemetry::counter::Plain;
 
 use crate::embedder::executed;
@@ -31,6 +31,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         long_text: LongTokens::Truncate,
         batch_tokens_max: context.batch_tokens_max,
         reference_s: Some(NOW_S),
+        precision: InferencePrecision::FP32,
     };
     let mut pipeline = PipelineCore::open(build, options)?;
     let inputs = inputs(context.size.pick(2, 32))?;

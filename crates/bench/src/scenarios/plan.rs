@@ -5,6 +5,7 @@ use std::path::Path;
 use calor_embed::encoder::{Pooling, TextOutputs, text_graph};
 use calor_embed::error::EmbeddingError;
 use calor_embed::packing::Bucket;
+use calor_ir::DType;
 use calor_runtime::{Capabilities, Choices};
 use calor_weights::{Head, ModelConfig};
 use serde_json::json;
@@ -44,7 +45,8 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         place: "graph of a benchmark",
         source: Some(Box::new(source)),
     };
-    let graph = text_graph(encoder, Head::None, "", bucket, &outputs).map_err(source_error)?;
+    let graph =
+        text_graph(encoder, Head::None, "", bucket, &outputs, DType::F32).map_err(source_error)?;
     let device = context.open()?;
     let capabilities =
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };

@@ -6,7 +6,7 @@ use calor_embed::{ModelId, Profile};
 use clap::{Args, ValueEnum};
 
 use super::KeepArguments;
-use crate::devices::{UnknownDevice, Wish};
+use crate::devices::{NotADevice, Wish};
 
 /// `calor embed`.
 #[derive(Debug, Args)]
@@ -137,8 +137,9 @@ pub(crate) struct RunArguments {
     /// A folder of checkpoints, as `calor models synth` writes it, instead of the store.
     #[arg(long, value_name = "DIR", help_heading = "Models")]
     pub(crate) models_dir: Option<PathBuf>,
-    /// Precision of the arithmetic.
-    #[arg(long, value_enum, default_value = "f32", help_heading = "Models")]
+    /// Precision of the models' products: auto is bf16 on cuda from compute capability 8.0, else
+    /// f32. What leaves is f32.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Models")]
     pub(crate) precision: PrecisionWord,
     /// The time that ages are measured against: 2024-05-01T12:00:00Z or seconds since 1970.
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Models")]
@@ -146,7 +147,7 @@ pub(crate) struct RunArguments {
     /// The time of texts that name none; the clock's if not given.
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = "Models")]
     pub(crate) now: Option<i64>,
-    /// Device; a list such as cuda,cpu means the first that is there.
+    /// Device: cpu, cuda or cuda:N; a list such as cuda,cpu means the first that is there.
     #[arg(
         long,
         value_name = "KIND",
@@ -274,8 +275,14 @@ pub(crate) enum PoolWord {
 /// Precisions that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrecisionWord {
+    /// What the device does best: bf16 on cuda, f32 on cpu.
+    Auto,
     /// 32-bit floats throughout.
     F32,
+    /// Brain floats.
+    Bf16,
+    /// 16-bit floats; T5 refuses them.
+    F16,
 }
 
 /// Parts of a result.
@@ -312,7 +319,7 @@ fn search_by(name: &str) -> Result<SearchBy, UnknownName> {
     model(name).map(SearchBy::Model).map_err(|err| UnknownName { there, ..err })
 }
 
-fn device(name: &str) -> Result<Wish, UnknownDevice> {
+fn device(name: &str) -> Result<Wish, NotADevice> {
     name.parse()
 }
 

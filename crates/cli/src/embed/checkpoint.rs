@@ -2,16 +2,19 @@
 
 use std::{num::NonZeroUsize, path::Path};
 
+use calor_device::Signature;
 use calor_embed::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, EmbeddingError, EmbeddingResult,
-    PoolingChoice, embedder::Embedded, input::Role, tokenizer::LongTokens,
+    InferencePrecision, PoolingChoice, embedder::Embedded, input::Role, tokenizer::LongTokens,
 };
 use calor_runtime::Build;
 use serde_json::{Map, Value as Json, json};
 
 use super::{Engine, Made, table::Table};
 use crate::{
-    arguments::{CheckpointArguments, EmbedArguments, PoolWord, RunArguments, TooLong},
+    arguments::{
+        CheckpointArguments, EmbedArguments, PoolWord, PrecisionWord, RunArguments, TooLong,
+    },
     cache::open_store,
     devices,
     environment::Environment,
@@ -41,6 +44,7 @@ pub(crate) fn open_embedder(
     recording: &Recording,
 ) -> Result<CheckpointEmbedder, Failure> {
     let build = open_build(run, environment, recording)?;
+    let precision = precision(run.precision, build.signature());
     let pooling = choices.and_then(|it| it.pool).map(|it| match it {
         PoolWord::Mean => PoolingChoice::Mean,
         PoolWord::First => PoolingChoice::First,
@@ -58,6 +62,7 @@ pub(crate) fn open_embedder(
         batch_tokens_max: run.batch_tokens,
         thread_count: threads(run),
         role: Role::Passage,
+        precision,
     };
     Ok(CheckpointEmbedder::open(build, dir, options)?)
 }
@@ -72,11 +77,35 @@ pub(super) fn open_build(
     recording: &Recording,
 ) -> Result<Build, Failure> {
     let memory_bytes = run.memory.map(|it| it.saturating_mul(1 << 20));
-    let device = devices::open(&run.device, threads(run).get(), memory_bytes)?;
+    let device = devices::open(&run.device, threads(run).get(), memory_bytes, environment)?;
     let quota_bytes = device.signature.memory_bytes;
     let (counters, recorder) = (recording.counters.clone(), recording.recorder());
     let store = open_store(&run.keep, environment, counters.clone(), recorder.clone())?;
     Ok(Build::new(device, quota_bytes, counters, recorder).with_artifacts(store))
+}
+
+/// The precision as asked for, else what the device does best. FP16 is never chosen for anyone:
+/// there are models whose numbers it does not hold.
+pub(super) fn precision(word: PrecisionWord, device: &Signature) -> InferencePrecision {
+    match word {
+        PrecisionWord::Auto => match InferencePrecision::detect_optimal(device) {
+            InferencePrecision::BF16 => InferencePrecision::BF16,
+            InferencePrecision::FP32 | InferencePrecision::FP16 | InferencePrecision::INT8 => {
+                InferencePrecision::FP32
+            }
+        },
+        PrecisionWord::F32 => InferencePrecision::FP32,
+        PrecisionWord::Bf16 => InferencePrecision::BF16,
+        PrecisionWord::F16 => InferencePrecision::FP16,
+    }
+}
+
+/// What a report says of the machine.
+pub(super) fn about_machine(build: &Build, about: &mut Map<String, Json>) {
+    let device = build.signature();
+    about.insert("device".into(), device.kind.into());
+    about.insert("device_model".into(), device.model.clone().into());
+    about.insert("memory_bytes".into(), build.memory().total_bytes().into());
 }
 
 /// Threads as asked for, else one for each processor.
@@ -102,8 +131,8 @@ impl CheckpointEngine {
         let choices = &arguments.checkpoint;
         let dir = choices.checkpoint.clone().unwrap_or_default();
         let long_text = long_tokens(arguments.inputs.on_too_long);
-        let embedder =
-            open_embedder(&dir, Some(choices), &arguments.run, long_text, environment, recording)?;
+        let run = &arguments.run;
+        let embedder = open_embedder(&dir, Some(choices), run, long_text, environment, recording)?;
         let model = dir.canonicalize().unwrap_or(dir);
         let model = model
             .file_name()
@@ -111,8 +140,8 @@ impl CheckpointEngine {
         let mut about = Map::new();
         about.insert("model".into(), model.into());
         about.insert("pooling".into(), format!("{:?}", embedder.pooling()).to_lowercase().into());
-        about.insert("precision".into(), "f32".into());
-        about.insert("thread_count".into(), threads(&arguments.run).get().into());
+        about.insert("precision".into(), embedder.options().precision.word().into());
+        about.insert("thread_count".into(), threads(run).get().into());
         about.insert("untrained".into(), json!([]));
         let columns = vec![Column { name: NAME.into(), kind: ColumnKind::Dense { len: 0 } }];
         Ok(Self { embedder, columns, about })
@@ -185,9 +214,7 @@ impl Engine for CheckpointEngine {
 
     fn describe(&self) -> Map<String, Json> {
         let mut about = self.about.clone();
-        let build = self.embedder.build();
-        about.insert("device".into(), build.signature().kind.into());
-        about.insert("memory_bytes".into(), build.memory().total_bytes().into());
+        about_machine(self.embedder.build(), &mut about);
         about
     }
 }

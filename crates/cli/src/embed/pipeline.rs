@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     Engine, Made,
-    checkpoint::{long_tokens, open_build, threads},
+    checkpoint::{about_machine, long_tokens, open_build, precision, threads},
     table::Table,
 };
 use crate::{
@@ -85,6 +85,8 @@ impl PipelineEngine {
             true => ModelId::iter().collect(),
             false => ModelId::iter().filter(|it| run.models.contains(it)).collect(),
         };
+        // Before anything is pulled: a device that is not there ends the run.
+        let build = open_build(run, environment, recording)?;
         let (checkpoints, sources) = checkpoints(run, &models, environment, quiet)?;
         let fuses = models.len() == ModelId::iter().len() || run.allow_partial;
         let parts = parts(&wanted.vectors, &models, fuses)?;
@@ -110,8 +112,9 @@ impl PipelineEngine {
             long_text: long_tokens(wanted.on_too_long),
             batch_tokens_max: run.batch_tokens,
             reference_s: run.reference_time,
+            precision: precision(run.precision, build.signature()),
         };
-        let core = PipelineCore::open(open_build(run, environment, recording)?, options)?;
+        let core = PipelineCore::open(build, options)?;
         let columns = parts.iter().map(|it| it.column()).collect();
         let thread_count = threads(run).get();
         Ok(Self { core, columns, parts, now_s: run.now, thread_count, sources })
@@ -208,10 +211,9 @@ impl Engine for PipelineEngine {
         about.insert("profile".into(), options.profile.name().into());
         about.insert("models".into(), json!(models));
         about.insert("checkpoints".into(), json!(self.sources));
-        about.insert("precision".into(), "f32".into());
-        about.insert("device".into(), build.signature().kind.into());
+        about.insert("precision".into(), options.precision.word().into());
+        about_machine(build, &mut about);
         about.insert("thread_count".into(), self.thread_count.into());
-        about.insert("memory_bytes".into(), build.memory().total_bytes().into());
         about.insert("untrained".into(), json!(options.profile.untrained()));
         about
     }

@@ -141,7 +141,9 @@ impl Report {
         if let Some(path) = &arguments.output {
             line.push_str(&format!(" -> {}", path.display()));
         }
-        answer::remark(format!("{line}  ({seconds:.2} s)"));
+        let word = |name: &str| self.about.get(name).and_then(Json::as_str).unwrap_or("?");
+        let how = format!("{} on {}", word("precision"), word("device"));
+        answer::remark(format!("{line}  ({seconds:.2} s, {how})"));
         let untrained = self.about.get("untrained").and_then(Json::as_array);
         let untrained: Vec<&str> =
             untrained.into_iter().flatten().filter_map(Json::as_str).collect();

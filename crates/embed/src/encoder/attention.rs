@@ -57,9 +57,9 @@ impl Builder<'_> {
         let mut biases = Vec::new();
         for (part, heads) in parts {
             let name = format!("layer.{layer}.attn.{part}");
-            weights.push(self.weight(&format!("{name}.weight"), &[heads * d, hidden]));
+            weights.push(self.weight_for(x, &format!("{name}.weight"), &[heads * d, hidden])?);
             if config.qkv_bias {
-                biases.push(self.weight(&format!("{name}.bias"), &[heads * d]));
+                biases.push(self.weight_for(x, &format!("{name}.bias"), &[heads * d])?);
             }
         }
         let weight = self.g.concat(0, &weights)?;

@@ -24,9 +24,14 @@ impl Builder<'_> {
         }
         if let (true, Head::TokenProjection { out_len }) = (outputs.project, head) {
             x = self.projection(x, out_len)?;
+            x = self.g.cast(x, DType::F32)?;
             x = nn::l2_normalize(&mut self.g, x, L2_EPS)?;
         }
         let (lo, hi) = (rows.seg_lo, rows.seg_hi);
+        // Rows that are summed are cast before, rows that are picked after: there are fewer.
+        if matches!(outputs.pooling, Pooling::None | Pooling::Mean) {
+            x = self.g.cast(x, DType::F32)?;
+        }
         let g = &mut self.g;
         let mut pooled = match outputs.pooling {
             Pooling::None => {
@@ -49,6 +54,7 @@ impl Builder<'_> {
             }
             Pooling::Splade => self.splade(x, rows)?,
         };
+        pooled = self.g.cast(pooled, DType::F32)?;
         if let (true, Head::FirstTokenProjection { out_len } | Head::SharedProjection { out_len }) =
             (outputs.project, head)
         {
@@ -70,7 +76,10 @@ impl Builder<'_> {
         let name = format!("project.{}", slot.name);
         let ty = Type::new(DType::F32, &[slot.out_len, in_len]);
         let weight = self.g.input(&name, Role::Weight, ty);
+        let dtype = self.g.ty(x).dtype;
+        let weight = self.g.cast(weight, dtype)?;
         let mapped = nn::linear(&mut self.g, x, weight, None, nn::Activation::None)?;
+        let mapped = self.g.cast(mapped, DType::F32)?;
         nn::l2_normalize(&mut self.g, mapped, L2_EPS)
     }
 
@@ -87,8 +96,8 @@ impl Builder<'_> {
         let x = self.linear(x, "head.mlm.dense", [hidden, hidden], true, act)?;
         let x = self.norm(x, "head.mlm.norm")?;
         let vocab = config.vocab_count;
-        let weight = self.weight("head.mlm.decoder.weight", &[vocab, hidden]);
-        let bias = self.weight("head.mlm.decoder.bias", &[vocab]);
+        let weight = self.weight_for(x, "head.mlm.decoder.weight", &[vocab, hidden])?;
+        let bias = self.weight_for(x, "head.mlm.decoder.bias", &[vocab])?;
         let (lo, hi) = (rows.seg_lo, rows.seg_hi);
         nn::splade_pool(&mut self.g, x, [weight, bias], lo, hi, SPLADE_CHUNK_LEN)
     }

@@ -66,13 +66,7 @@ impl NeuralModel {
             .then(|| sparse_projection(encoder.vocab_count, options.projection_file.as_ref()))
             .transpose()?;
         let map = if trunk { None } else { host_map(model_id, native)? };
-        let image = match (&config.vision, head) {
-            (Some(vision), Head::SharedProjection { out_len }) => {
-                let source = source.clone();
-                Some(ImageTower::new(need.name, vision.clone(), Some(out_len), true, source, lane))
-            }
-            _ => None,
-        };
+        let image = image_tower(need.name, &config, head, options, &source, lane)?;
         let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
         let spec = TextTowerSpec {
             label: need.name.into(),
@@ -83,10 +77,26 @@ impl NeuralModel {
             source,
             batch_tokens_max: options.batch_tokens_max,
             sequence_tokens_max,
+            precision: options.precision,
         };
         let tower = TextTower::new(lane, spec)?;
         Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
     }
+}
+
+fn image_tower(
+    name: &str,
+    config: &ModelConfig,
+    head: Head,
+    options: &PipelineOptions,
+    source: &Arc<CheckpointSource>,
+    lane: LaneId,
+) -> EmbeddingResult<Option<ImageTower>> {
+    let (Some(vision), Head::SharedProjection { out_len }) = (&config.vision, head) else {
+        return Ok(None);
+    };
+    let (vision, precision, source) = (vision.clone(), options.precision, source.clone());
+    ImageTower::new(name, vision, Some(out_len), true, precision, source, lane).map(Some)
 }
 
 fn directory(need: Need, options: &PipelineOptions) -> EmbeddingResult<&Path> {

@@ -15,7 +15,7 @@ use calor_embed::handle::Clock;
 use calor_embed::input::InputLimits;
 use calor_embed::profile::PUBLISHED;
 use calor_embed::tokenizer::LongTokens;
-use calor_embed::{ModelId, PipelineCore, PipelineOptions, Profile};
+use calor_embed::{InferencePrecision, ModelId, PipelineCore, PipelineOptions, Profile};
 use calor_runtime::Build;
 use calor_telemetry::{Counters, Null};
 use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
@@ -62,6 +62,7 @@ pub(crate) fn options(profile: Profile, models: &[ModelId]) -> PipelineOptions {
         long_text: LongTokens::Truncate,
         batch_tokens_max: 256,
         reference_s: None,
+        precision: InferencePrecision::FP32,
     }
 }
 

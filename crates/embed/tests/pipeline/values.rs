@@ -2,12 +2,13 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use calor_embed::embedding::{UNIT_TOLERANCE, l2_norm};
+use calor_embed::embedding::{UNIT_TOLERANCE, cosine, l2_norm};
 use calor_embed::input::{ImageFormat, LongText};
 use calor_embed::tokenizer::LongTokens;
 use calor_embed::{
-    CONCATENATED_LEN, EmbeddingError, EmbeddingPipeline, EmbeddingResult, FUSED_LEN, ModelId,
-    ModelInput, PipelineCore, PipelineOptions, PipelineOutput, Profile,
+    CONCATENATED_LEN, EmbeddingError, EmbeddingPipeline, EmbeddingResult, FUSED_LEN,
+    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, PipelineOutput,
+    Profile,
 };
 
 use crate::fixture::{block_on, clock, cpu_build, options};
@@ -129,7 +130,7 @@ fn too_long_a_text_fails_alone_or_is_cut() {
     let outputs = block_on(strict.embed_batch(inputs)).unwrap();
     assert!(matches!(outputs[0], Err(EmbeddingError::InputTooLong { limit_max: 2000, .. })));
     assert_eq!(outputs[1].as_ref().unwrap().embeddings.filled_count(), 2);
-    let is_long = matches!(outputs[2], Err(EmbeddingError::InputTooLong { limit_max: 512, .. }));
+    let is_long = matches!(outputs[2], Err(EmbeddingError::InputTooLong { limit_max: 128, .. }));
     assert!(is_long, "{:?}", outputs[2].as_ref().err());
 }
 
@@ -202,4 +203,26 @@ fn a_missing_checkpoint_is_named() {
     options.checkpoints.remove("colbertv2.0");
     let opened = PipelineCore::open(cpu_build(), options);
     assert!(matches!(opened, Err(EmbeddingError::ConfigError { field: "checkpoints", .. })));
+}
+
+#[test]
+fn a_pipeline_runs_in_bf16_and_refuses_what_would_overflow() {
+    let narrow = pipeline(|it| it.precision = InferencePrecision::BF16);
+    let got = block_on(narrow.embed_batch(vec![text(TEXTS[0])])).unwrap().remove(0).unwrap();
+    let want = batch(vec![text(TEXTS[0])]).remove(0).unwrap();
+    for model_id in ModelId::iter() {
+        let vector = |it: &PipelineOutput| it.embeddings.get(model_id).unwrap().vector.clone();
+        let cosine = cosine(&vector(&got), &vector(&want));
+        assert!(0.999 <= cosine, "{model_id}: cosine {cosine}");
+    }
+    assert!(got.fused.is_some_and(|it| it.vector.iter().all(|it| it.is_finite())));
+
+    let mut options = options(Profile::Random, &ModelId::ALL);
+    options.precision = InferencePrecision::FP16;
+    match PipelineCore::open(cpu_build(), options) {
+        Err(EmbeddingError::PrecisionRefused { model, precision, .. }) => {
+            assert_eq!((model.as_str(), precision.word()), ("codet5p-110m-embedding", "f16"));
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -13,7 +13,7 @@ use calor_embed::embedding::MissingModels;
 use calor_embed::input::{InputLimits, Role};
 use calor_embed::profile::TRUNK;
 use calor_embed::tokenizer::LongTokens;
-use calor_embed::{ModelId, PipelineCore, PipelineOptions, Profile};
+use calor_embed::{InferencePrecision, ModelId, PipelineCore, PipelineOptions, Profile};
 use calor_runtime::Build;
 use calor_telemetry::{Counters, Null};
 use calor_weights::source::{Hub, HubOptions, PIP_COMMANDS, Wheel};
@@ -81,6 +81,7 @@ pub(crate) fn embedder(trunk: &Path) -> CheckpointEmbedder {
         batch_tokens_max: 1024,
         thread_count: NonZeroUsize::MIN,
         role: Role::Passage,
+        precision: InferencePrecision::FP32,
     };
     CheckpointEmbedder::open(build(), trunk, options).expect("the trunk opens")
 }
@@ -98,6 +99,7 @@ pub(crate) fn pipeline(trunk: &Path, made: &Path) -> PipelineCore {
         long_text: LongTokens::Truncate,
         batch_tokens_max: 1024,
         reference_s: None,
+        precision: InferencePrecision::FP32,
     };
     PipelineCore::open(build(), options).expect("the pipeline opens")
 }

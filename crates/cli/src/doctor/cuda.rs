@@ -1,0 +1,84 @@
+//! What of CUDA is here: its libraries, the driver's version, the GPUs. No GPU is opened.
+
+use calor_device::{DeviceError, Driver};
+use calor_device_cuda::{Libraries, LibraryName};
+use serde_json::{Value as Json, json};
+
+use super::Finding;
+use crate::{devices, environment::Environment};
+
+/// What was looked at.
+pub(super) struct Section {
+    libraries: Libraries,
+    /// The driver's CUDA version and the GPUs' names, or why there are none.
+    machine: Result<((u32, u32), Vec<String>), DeviceError>,
+}
+
+impl Section {
+    /// Looks for libraries and asks the driver.
+    pub(super) fn look(environment: &Environment) -> Self {
+        let libraries = Libraries::find(&LibraryName::ALL, &devices::cuda_path(environment));
+        let driver = devices::cuda_driver(environment, None);
+        let machine = driver.version().and_then(|version| {
+            // No GPU is an answer of the driver, told from one that is broken by its version.
+            let count = driver.count()?;
+            let names = (0..count).map(|it| driver.name(it)).collect::<Result<_, _>>()?;
+            Ok((version, names))
+        });
+        Self { libraries, machine }
+    }
+
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let mut out = Vec::new();
+        for library in self.libraries.rows() {
+            let title = library.name.title();
+            out.push(match &library.place {
+                Ok(path) => Finding::good(title, path.display().to_string()),
+                Err(why) => {
+                    let found = format!("not found ({why})");
+                    Finding::bad(title, found, library.name.cost_of_absence())
+                }
+            });
+        }
+        out.push(match &self.machine {
+            Ok((_, names)) if names.is_empty() => Finding::bad(
+                "GPUs",
+                "the driver is here, and there is no GPU",
+                "`--device cuda` is refused; `--device cpu` works",
+            ),
+            Ok(((major, minor), names)) => {
+                let numbered: Vec<String> =
+                    names.iter().enumerate().map(|(at, it)| format!("cuda:{at} {it}")).collect();
+                let gpus = numbered.join(", ");
+                Finding::good("GPUs", format!("{gpus} (driver for CUDA {major}.{minor})"))
+            }
+            Err(why) => Finding::bad(
+                "GPUs",
+                why.to_string(),
+                "`--device cuda` is refused; `--device cpu` works",
+            ),
+        });
+        out
+    }
+
+    pub(super) fn to_json(&self) -> Json {
+        let libraries: Vec<Json> = self
+            .libraries
+            .rows()
+            .iter()
+            .map(|it| {
+                let (path, why) = match &it.place {
+                    Ok(path) => (Some(path.display().to_string()), None),
+                    Err(why) => (None, Some(why.to_string())),
+                };
+                let cost = why.as_ref().map(|_| it.name.cost_of_absence());
+                json!({ "name": it.name.title(), "path": path, "why": why, "cost": cost })
+            })
+            .collect();
+        let (version, names, why) = match &self.machine {
+            Ok(((major, minor), names)) => (Some(format!("{major}.{minor}")), &names[..], None),
+            Err(why) => (None, &[][..], Some(why.to_string())),
+        };
+        json!({ "libraries": libraries, "driver_version": version, "gpus": names, "why": why })
+    }
+}
