@@ -1,7 +1,8 @@
 //! Runs the checks on this machine's NVIDIA GPU.
 //!
-//! Usage: `calor-suite [--bench] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library] [--libraries DIR]...
-//! [NAME...]`, where a name is a part of a check's name. Exits with 1 when a check fails.
+//! Usage: `calor-suite [--bench] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library]
+//! [--libraries DIR]... [NAME...]`, where a name is a part of a check's name. Exits with 1 when a
+//! check fails.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
