@@ -1,16 +1,18 @@
 //! Encoders of real size with seeded weights: how long building, the first run and later runs
 //! take, and which steps take the time.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{Artifacts, Driver};
+use calor_device::{Artifacts, Driver, NoArtifacts};
+use calor_device_cuda::CudaProfile;
 use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId, nn};
 use calor_kernel::{Canonical, Digest};
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
-use calor_runtime::{Build, Choices, ProgramId, ProgramSpec, Session, WeightSource};
+use calor_runtime::{Build, Choices, PlanStep, ProgramId, ProgramSpec, Session, WeightSource};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
 use calor_telemetry::{Counters, Null};
@@ -120,7 +122,12 @@ pub fn measure(
     let watch = Stopwatch::start();
     let mut session = build.seal().unwrap();
     let seal_ns = watch.elapsed_ns();
-    let steps = session.plan(program).units.iter().map(|it| it.label()).collect();
+    let plan = session.plan(program);
+    let steps = plan.steps.iter().map(|it| match it {
+        PlanStep::Run { unit, .. } => plan.units[*unit as usize].label(),
+        PlanStep::Copy { .. } => "copy".into(),
+    });
+    let steps = steps.collect();
     let mut runs_ns = Vec::with_capacity(runs);
     let mut first = Vec::new();
     for at in 0..runs {
@@ -186,6 +193,43 @@ pub fn table(
             it.flops / median / 1e3,
             encoder.rows() as f64 / median * 1e9,
         )?;
+    }
+    Ok(())
+}
+
+/// Times of one run's steps, added up by name, the longest first. The driver's device was opened
+/// with `profile`, so its programs run step by step.
+///
+/// # Errors
+/// When nothing can be written.
+///
+/// # Panics
+/// As [`measure`].
+pub fn steps(
+    driver: &dyn Driver,
+    profile: &CudaProfile,
+    names: &[String],
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    for encoder in ENCODERS {
+        if !names.is_empty() && !names.iter().any(|it| encoder.name.contains(&**it)) {
+            continue;
+        }
+        let figures = measure(driver, encoder, 3, Arc::new(NoArtifacts));
+        let Some((_, step_ns)) = profile.last_run() else { continue };
+        let mut sums: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        for (name, ns) in figures.steps.iter().zip(&step_ns) {
+            let sum = sums.entry(name).or_default();
+            *sum = (sum.0 + 1, sum.1 + ns);
+        }
+        let mut rows: Vec<_> = sums.into_iter().collect();
+        rows.sort_by_key(|(_, (_, ns))| std::cmp::Reverse(*ns));
+        let all: u64 = step_ns.iter().sum();
+        writeln!(out, "{}: {:.1} us in {} steps", encoder.name, all as f64 / 1e3, step_ns.len())?;
+        for (name, (count, ns)) in rows {
+            let (sum, each) = (ns as f64 / 1e3, ns as f64 / 1e3 / count as f64);
+            writeln!(out, "  {count:>4} x {each:>8.1} = {sum:>9.1} us  {name}")?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Runs the checks on this machine's NVIDIA GPU.
 //!
-//! Usage: `calor-suite [--bench] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library]
+//! Usage: `calor-suite [--bench] [--steps] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library]
 //! [--libraries DIR]... [NAME...]`, where a name is a part of a check's name. Exits with 1 when a
 //! check fails.
 #![forbid(unsafe_code)]
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use calor_device::Driver;
-use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
+use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_suite::{Golden, bench, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
@@ -27,6 +27,7 @@ struct Arguments {
     golden: PathBuf,
     cache: PathBuf,
     bench: bool,
+    steps: bool,
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
@@ -46,6 +47,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--golden" => found.golden = next()?.into(),
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
+            "--steps" => found.steps = true,
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
@@ -60,10 +62,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut out = std::io::stdout();
     let mut path = SearchPath::usual(&[], &[]);
     path.folders.splice(0..0, arguments.libraries.iter().cloned());
+    let profile = arguments.steps.then(CudaProfile::new);
     let options = CudaOptions {
         path,
         eager: arguments.eager,
         without_vendor_library: arguments.without_library,
+        profile: profile.clone(),
         ..CudaOptions::default()
     };
     let driver = CudaDriver::new(options);
@@ -73,6 +77,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // One stays open, so that the context is made once.
     let device = driver.open(0)?;
     writeln!(out, "{:?}", device.signature)?;
+    if let Some(profile) = &profile {
+        bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.bench {
         let folder = &arguments.cache;
         bench::table(&driver, &arguments.names, folder, &mut out)?;
