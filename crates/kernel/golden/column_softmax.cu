@@ -36,17 +36,20 @@ extern "C" __global__ void __launch_bounds__(256) calor_steps(
         const int r0 = 0;
         const int r1 = (int)(x7);
         float r3 = __uint_as_float(0xff800000u);
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r2 = a0[from2 + step * words.w[3] + lane];
             r3 = larger<float>(r3, r2);
         }
         float r6 = 0.0f;
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r2 = a0[from2 + step * words.w[3] + lane];
             const float r4 = (r2 - r3);
             const float r5 = expf(r4);
             r6 = (r6 + r5);
         }
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r2 = a0[from2 + step * words.w[3] + lane];
             const float r4 = (r2 - r3);

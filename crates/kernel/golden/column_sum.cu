@@ -40,6 +40,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_steps(
         const int r4 = (int)((unsigned)r3 + (unsigned)r1);
         const int r5 = smaller<int>(r4, r2);
         float r7 = 0.0f;
+        #pragma unroll 8
         for (int step = r3; step < r5; ++step) {
             const float r6 = a0[from6 + step * words.w[3] + lane];
             r7 = (r7 + r6);

@@ -33,6 +33,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_steps(
         const int r0 = 0;
         const int r1 = (int)(x10);
         float r5 = 0.0f;
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r2 = a0[from2 + step * words.w[3]];
             const float r3 = a1[from3 + step * words.w[6] + lane];

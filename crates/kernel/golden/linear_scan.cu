@@ -37,6 +37,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_scan(
         const int r1 = (int)(x13);
         const float r2 = a2[from2 + lane];
         r5 = r2;
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r3 = a0[from3 + step * words.w[6] + lane];
             const float r4 = a1[from4 + step * words.w[9] + lane];

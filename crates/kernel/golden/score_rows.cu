@@ -114,6 +114,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_scan(
                 r2[v] = p2.at[v];
             }
         }
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const int r6 = step;
             const bool r10 = (r6 <= r9);

@@ -40,6 +40,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_steps(
         const float r4 = 1.0f;
         float r3 = 0.0f;
         float r5 = 0.0f;
+        #pragma unroll 8
         for (int step = r0; step < r1; ++step) {
             const float r2 = a0[from2 + step * words.w[9] + lane];
             r3 = (r3 + r2);

@@ -5,6 +5,17 @@ use calor_ir::op::{Binary, Fold, Unary};
 
 use crate::layout::Layout;
 
+/// How much of a loop is written out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unroll {
+    /// All of it: its bounds are numbers.
+    Whole,
+    /// A few turns, so that the loads of several are on their way at once.
+    Some,
+    /// None.
+    No,
+}
+
 /// One language. Every method returns a piece of text; names and operands come as text.
 pub(crate) trait Dialect {
     /// An immutable local of a register's type.
@@ -18,7 +29,7 @@ pub(crate) trait Dialect {
     /// An immutable number of elements or points, signed.
     fn wide(&self, name: &str, value: &str) -> String;
     /// Head of a loop of an `i32` over a range.
-    fn range(&self, name: &str, from: &str, below: &str, unroll: bool) -> String;
+    fn range(&self, name: &str, from: &str, below: &str, unroll: Unroll) -> String;
     /// Head of the loop over items of work; binds `item`.
     fn items(&self, layout: &Layout, count: &str) -> String;
     /// Head of the loop over every outer point in order; binds `point`.

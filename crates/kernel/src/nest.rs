@@ -3,7 +3,7 @@
 //! Registers are `r0, r1, …`, outer indices `o0, o1, …`, extents `e0, e1, …`, other live words
 //! `x5, …`, first elements of addresses `from3` (loads, by register) and `to0` (stores, by index).
 
-use crate::dialect::{Dialect, Packs, fold_op, mentions};
+use crate::dialect::{Dialect, Packs, Unroll, fold_op, mentions};
 use crate::layout::{HELD_LANES_MAX, Layout};
 use crate::program::{Address, InstrOp, LoopProgram, Reg, Store};
 use crate::schedule::{Node, Pass, Schedule};
@@ -161,7 +161,7 @@ impl Printer<'_> {
             levels += 1;
             ["lo".into(), "hi".into()]
         };
-        self.open(&self.dialect.range("step", &lo, &hi, false));
+        self.open(&self.dialect.range("step", &lo, &hi, Unroll::Some));
         self.nodes(body, passes);
         self.close(levels);
     }
@@ -180,7 +180,7 @@ impl Printer<'_> {
         }
         let mut levels = 0;
         if 1 < layout.chunks {
-            let unroll = layout.held() <= HELD_LANES_MAX;
+            let unroll = if layout.held() <= HELD_LANES_MAX { Unroll::Whole } else { Unroll::No };
             self.open(&dialect.range("k", "0", &layout.chunks.to_string(), unroll));
             levels += 1;
         }
@@ -232,7 +232,7 @@ impl Printer<'_> {
             let dtype = self.program.args[usize::from(self.program.stores[*at].arg)].dtype;
             self.line(&packs.declare(&format!("q{at}"), dtype));
         }
-        self.open(&self.dialect.range("v", "0", &self.layout.pack.to_string(), true));
+        self.open(&self.dialect.range("v", "0", &self.layout.pack.to_string(), Unroll::Whole));
         let outside = std::mem::take(&mut self.text);
         self.lane(pass, Some(packs));
         let inside = std::mem::replace(&mut self.text, outside);

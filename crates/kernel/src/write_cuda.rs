@@ -8,7 +8,7 @@ use calor_ir::dtype::DType;
 use calor_ir::op::{Binary, Fold, Unary};
 
 use crate::cuda_scalar;
-use crate::dialect::{Dialect, Packs, called_pieces};
+use crate::dialect::{Dialect, Packs, Unroll, called_pieces};
 use crate::layout::Layout;
 use crate::nest;
 use crate::program::{Access, Arg, LoopProgram};
@@ -121,8 +121,12 @@ impl Dialect for Cuda {
         format!("const long long {name} = {value};")
     }
 
-    fn range(&self, name: &str, from: &str, below: &str, unroll: bool) -> String {
-        let unroll = if unroll { "#pragma unroll\n" } else { "" };
+    fn range(&self, name: &str, from: &str, below: &str, unroll: Unroll) -> String {
+        let unroll = match unroll {
+            Unroll::Whole => "#pragma unroll\n",
+            Unroll::Some => "#pragma unroll 8\n",
+            Unroll::No => "",
+        };
         format!("{unroll}for (int {name} = {from}; {name} < {below}; ++{name})")
     }
 

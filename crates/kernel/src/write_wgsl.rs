@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use calor_ir::dtype::DType;
 use calor_ir::op::{Binary, Fold, Unary};
 
-use crate::dialect::{Dialect, Packs, called_pieces, fold_op};
+use crate::dialect::{Dialect, Packs, Unroll, called_pieces, fold_op};
 use crate::layout::Layout;
 use crate::nest;
 use crate::program::{Access, Arg, InstrOp, LoopProgram};
@@ -155,7 +155,7 @@ impl Dialect for Wgsl {
         self.int(name, value)
     }
 
-    fn range(&self, name: &str, from: &str, below: &str, _: bool) -> String {
+    fn range(&self, name: &str, from: &str, below: &str, _: Unroll) -> String {
         format!("for (var {name}: i32 = {from}; {name} < {below}; {name}++)")
     }
 
