@@ -1,14 +1,16 @@
 """BERT encoders of real size with random weights in PyTorch on a GPU: eager, and compiled.
 
-Usage: cuda_encoder.py [--compile] [NAME...]
+Usage: cuda_encoder.py [--compile] [--json FILE] [NAME...]
 
 Prints for each size: first call, and median of later calls with inputs from and vectors to the
 host, in microseconds, and TFLOP/s. Sizes and inputs are those of `calor-suite --bench`.
 """
 
 import argparse
+import json
 import statistics
 import time
+import typing
 
 import torch
 import transformers
@@ -36,7 +38,7 @@ class Pooled(torch.nn.Module):
         return torch.nn.functional.normalize(hidden.mean(1), dim=-1)
 
 
-def measure(name: str, compiled: bool) -> None:
+def measure(name: str, compiled: bool, record: typing.TextIO | None) -> None:
     layers, hidden, sequences, length = SIZES[name]
     heads = 12 if hidden == 384 else hidden // 64
     config = transformers.BertConfig(
@@ -64,6 +66,10 @@ def measure(name: str, compiled: bool) -> None:
     per_token = 2 * (4 * hidden**2 + 8 * hidden**2) + 4 * length * hidden
     flops = layers * sequences * length * per_token
     form = "compiled" if compiled else "eager"
+    if record:
+        sizes = {"layers": layers, "hidden": hidden, "sequences": sequences, "length": length}
+        samples = {"encoder": name, "form": form, "runs_ns": [int(it * 1e9) for it in times]}
+        print(json.dumps(sizes | samples | {"torch": torch.__version__}), file=record)
     print(
         f"{name:<14} {form:<9} first {times[0] * 1e6:>11.0f} us  "
         f"median {median * 1e6:>9.1f} us  {flops / median / 1e12:>7.1f} TFLOP/s",
@@ -75,10 +81,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--json", type=argparse.FileType("a"), help="file to add samples to")
     arguments = parser.parse_args()
     for name in SIZES:
         if not arguments.names or any(it in name for it in arguments.names):
-            measure(name, arguments.compile)
+            measure(name, arguments.compile, arguments.json)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,17 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Every figure, with the samples as they were taken.
+    pub fn to_json(&self, encoder: &Encoder) -> serde_json::Value {
+        let Self { compiles, build_ns, seal_ns, runs_ns, flops, .. } = self;
+        serde_json::json!({
+            "encoder": encoder.name, "layers": encoder.layers, "hidden": encoder.hidden,
+            "sequences": encoder.sequences, "length": encoder.length,
+            "dtype": encoder.dtype.name(), "compiles": compiles, "build_ns": build_ns,
+            "seal_ns": seal_ns, "flops": flops, "runs_ns": runs_ns,
+        })
+    }
+
     /// The median of the runs behind the first ten.
     pub fn median_ns(&self) -> u64 {
         let mut later: Vec<u64> = self.runs_ns.iter().skip(10).copied().collect();
@@ -149,7 +160,7 @@ pub fn measure(
 }
 
 /// Measures every encoder whose name has one of `names` in it, and prints a line for each.
-/// Compiled code is kept in `folder`.
+/// Compiled code is kept in `folder`; `record` gets a line of JSON with every sample.
 ///
 /// # Errors
 /// When nothing can be written.
@@ -161,6 +172,7 @@ pub fn table(
     names: &[String],
     folder: &Path,
     out: &mut dyn Write,
+    record: &mut dyn Write,
 ) -> std::io::Result<()> {
     let options = StoreOptions {
         folder: Some(folder.to_owned()),
@@ -181,6 +193,7 @@ pub fn table(
         }
         let it = measure(driver, encoder, 200, store.clone());
         let median = it.median_ns() as f64;
+        writeln!(record, "{}", it.to_json(encoder))?;
         writeln!(
             out,
             "{:<14} {:>8} {:>9.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",

@@ -1,19 +1,25 @@
 //! Runs the checks on this machine's NVIDIA GPU.
 //!
-//! Usage: `calor-suite [--bench] [--steps] [--cache-dir DIR] [--golden DIR] [--eager] [--without-library]
-//! [--libraries DIR]... [NAME...]`, where a name is a part of a check's name. Exits with 1 when a
-//! check fails.
+//! Usage: `calor-suite [OPTION]... [NAME...]`, where a name is a part of the name of a check or of
+//! an encoder. Exits with 1 when a check fails.
+//!
+//! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
+//! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
+//! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::fs::File;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use calor_device::Driver;
+use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
+use calor_kernel::Digest;
 use calor_suite::{Golden, bench, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
@@ -27,6 +33,8 @@ struct Arguments {
     golden: PathBuf,
     cache: PathBuf,
     bench: bool,
+    json: Option<PathBuf>,
+    revision: String,
     steps: bool,
     eager: bool,
     without_library: bool,
@@ -45,6 +53,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         let mut next = || words.next().ok_or(format!("{word} needs a value"));
         match word.as_str() {
             "--golden" => found.golden = next()?.into(),
+            "--json" => found.json = Some(next()?.into()),
+            "--revision" => found.revision = next()?,
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
             "--steps" => found.steps = true,
@@ -83,7 +93,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     if arguments.bench {
         let folder = &arguments.cache;
-        bench::table(&driver, &arguments.names, folder, &mut out)?;
+        let mut record: Box<dyn Write> = match &arguments.json {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::sink()),
+        };
+        writeln!(record, "{}", head(&device.signature, &arguments)?)?;
+        bench::table(&driver, &arguments.names, folder, &mut out, &mut *record)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
@@ -100,6 +115,19 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was measured on what: the first line of a record.
+fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_json::Value> {
+    let program = Digest::of(&std::fs::read(std::env::current_exe()?)?);
+    let versions: serde_json::Map<_, _> =
+        signature.versions.iter().map(|(name, it)| (name.clone(), it.as_str().into())).collect();
+    Ok(serde_json::json!({
+        "schema": "calor.encoders/1.0", "revision": arguments.revision,
+        "program_blake3": program.to_string(), "model": signature.model,
+        "arch": signature.arch, "versions": versions, "eager": arguments.eager,
+        "without_library": arguments.without_library,
+    }))
 }
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
