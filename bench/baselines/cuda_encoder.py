@@ -70,6 +70,7 @@ def measure(name: str, compiled: bool, record: typing.TextIO | None) -> None:
         sizes = {"layers": layers, "hidden": hidden, "sequences": sequences, "length": length}
         samples = {"encoder": name, "form": form, "runs_ns": [int(it * 1e9) for it in times]}
         print(json.dumps(sizes | samples | {"torch": torch.__version__}), file=record)
+        record.flush()
     print(
         f"{name:<14} {form:<9} first {times[0] * 1e6:>11.0f} us  "
         f"median {median * 1e6:>9.1f} us  {flops / median / 1e12:>7.1f} TFLOP/s",
