@@ -1,9 +1,12 @@
 //! The processor's conformance: every case, one thread and two, every level of instructions.
 
 use calor_device::Driver;
-use calor_device_cpu::{CLAIMS, CpuDriver, Level};
+use calor_device_cpu::{CLAIMS, CpuDriver, Level, native_name};
 use calor_ir::COMPOSITES;
+use calor_kernel::{Template, Unit};
+use calor_runtime::{Capabilities, Choices, plan};
 use calor_testkit::conformance::{Form, all_cases};
+use calor_testkit::stacks::{Family, Stack};
 use calor_testkit::{Known, check_case, conformance};
 
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -54,4 +57,20 @@ fn claims_are_composites_of_the_table() {
         assert!(COMPOSITES.iter().any(|it| it.is(claim.composite)), "{}", claim.composite.name);
     }
     assert_eq!(driver(1, None).open(0).map(|it| it.claims.len()).ok(), Some(CLAIMS.len()));
+}
+
+#[test]
+fn no_norm_of_a_model_misses_its_native_kernel() {
+    for family in Family::ALL {
+        let capabilities = Capabilities { claims: CLAIMS, parallel_count: 2 };
+        let graph = Stack::real(family).graph().unwrap();
+        let plan = plan(&graph, &capabilities, &Choices::default()).unwrap();
+        let rows = plan.units.iter().filter_map(|unit| match unit {
+            Unit::Loop(program) if program.template() == Template::Row => Some(program),
+            Unit::Loop(_) | Unit::Source(_) | Unit::Call(_) => None,
+        });
+        let missed: Vec<_> = rows.clone().filter(|it| native_name(it).is_none()).collect();
+        assert!(missed.is_empty(), "{family:?}: {missed:#?}");
+        assert!(rows.count() > 0, "{family:?} has no norm");
+    }
 }

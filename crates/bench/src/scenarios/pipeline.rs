@@ -14,7 +14,7 @@ use crate::error::BenchError;
 use crate::scenario::{Calls, Context, Done, Measured, timed};
 
 const NAME: &str = "pipeline.mini.texts";
-/// What the temporal models take for now: the same in every run.
+/// The present, as the temporal models see it: the same in every run.
 const NOW_S: i64 = 1_700_000_000;
 
 pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
