@@ -2,16 +2,14 @@
 //!
 //! A table for each generation of tensor cores, with and without the vendor's library.
 
-use calor_device::{Claim, Layout, Offer, OfferArg, OfferWord, Site};
-use calor_ir::composite::{attention, linear};
-use calor_ir::{Attrs, Binary, DType, NodeId, Op, Prim, ValueId};
-use calor_kernel::{Activation, Call, Source, Unit};
+mod attention;
+mod linear;
+
+use calor_device::{Claim, Layout, Site};
+use calor_ir::composite;
+use calor_ir::{Attrs, Op, ValueId};
 
 use crate::arch::Arch;
-use crate::gemm::workspace_bytes;
-use crate::sources::{
-    ATTENTION_CORE_SIZES, ATTENTION_SIZE_MAX, SKINNY_ROWS_MAX, activation_number, type_number,
-};
 
 /// Tensor cores of f16 alone: sm_75.
 const TURING: u32 = 7;
@@ -23,8 +21,14 @@ const HOPPER: u32 = 9;
 macro_rules! table {
     ($name:ident, $cores:ident, $library:literal) => {
         static $name: &[Claim] = &[
-            Claim { composite: &linear::LINEAR, offer: linear::<$cores, $library> },
-            Claim { composite: &attention::ATTENTION, offer: attention::<$cores> },
+            Claim {
+                composite: &composite::linear::LINEAR,
+                offer: linear::offer::<$cores, $library>,
+            },
+            Claim {
+                composite: &composite::attention::ATTENTION,
+                offer: attention::offer::<$cores>,
+            },
         ];
     };
 }
@@ -71,227 +75,4 @@ const fn rows(inner: usize) -> Layout {
 /// A size as a unit's field.
 fn fits(size: usize) -> Option<u32> {
     u32::try_from(size).ok()
-}
-
-/// Who computes a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Maker {
-    Library,
-    Source(&'static str),
-}
-
-/// What decides who computes a product.
-#[derive(Clone, Copy, Debug)]
-struct Product {
-    rows: u32,
-    n: u32,
-    k: u32,
-    dtype: DType,
-    activation: Activation,
-    residual: bool,
-}
-
-/// Measured on an H200 for half types: few rows are bound by reading weights; the library has no
-/// erf in its epilogue, and a pass of its own costs more than its product is faster.
-fn maker(cores: u32, library: bool, it: &Product) -> Maker {
-    let half = it.dtype != DType::F32;
-    let aligned = it.n.is_multiple_of(8) && it.k.is_multiple_of(8);
-    let known = half && (cores != TURING || it.dtype == DType::F16);
-    let weights = u64::from(it.n) * u64::from(it.k);
-    if known && aligned && cores != TURING && it.rows <= SKINNY_ROWS_MAX {
-        let few = match it.rows {
-            ..=8 => true,
-            9..=32 => weights <= 8 << 20,
-            _ => weights <= 5 << 19,
-        };
-        if few || !library {
-            return Maker::Source("gemm_skinny");
-        }
-    }
-    let fused = matches!(
-        (it.activation, it.residual),
-        (Activation::None, _) | (Activation::Relu | Activation::GeluTanh, false)
-    );
-    let wide = 4096 <= it.rows && it.n.is_multiple_of(192);
-    match (known && aligned, cores == HOPPER, library) {
-        (true, true, true) if !fused || wide => Maker::Source("gemm_wgmma"),
-        (_, _, true) => Maker::Library,
-        (true, true, false) => Maker::Source("gemm_wgmma"),
-        (true, false, false) => Maker::Source("gemm_mma"),
-        (false, _, false) => Maker::Source("gemm_plain"),
-    }
-}
-
-/// A product with bias and activation, and the addition that follows if nothing else reads the
-/// result.
-fn linear<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> Option<Offer> {
-    let (x, w, bias) = match *site.inputs() {
-        [x, w] => (x, w, None),
-        [x, w, bias] => (x, w, Some(bias)),
-        _ => return None,
-    };
-    let dtype = site.graph().ty(x).dtype;
-    if site.inputs().iter().any(|it| site.graph().ty(*it).dtype != dtype) {
-        return None;
-    }
-    let type_number = type_number(dtype)?;
-    let [n, k] = sizes(site, w)?;
-    let outer: usize = site.graph().shape(x).sizes().split_last()?.1.iter().product();
-    let (m, n, k) = (fits(outer)?, fits(n)?, fits(k)?);
-    if m == 0 || n == 0 || k == 0 {
-        return None;
-    }
-    let activation = Activation::by_name(attrs(site)?.get_word("activation")?)?;
-    let [y] = results(site)[..] else { return None };
-    let added = residual(site, y);
-    let residual = added.is_some();
-    let product = Product { rows: m, n, k, dtype, activation, residual };
-
-    let mut args = vec![OfferArg::Read(x, rows(1)), OfferArg::Read(w, Layout::Dense)];
-    args.extend(bias.map(|it| OfferArg::Read(it, Layout::Dense)));
-    let residual_at = args.len();
-    args.extend(added.map(|it| OfferArg::Read(it.other, rows(1))));
-    let out_at = args.len();
-    args.push(OfferArg::Write(added.map_or(y, |it| it.sum)));
-    let mut words = vec![
-        OfferWord::OuterRows { value: x, inner: 1 },
-        OfferWord::Stride { arg: 0, inner: 1 },
-        OfferWord::Stride { arg: out_at, inner: 1 },
-        match added {
-            Some(_) => OfferWord::Stride { arg: residual_at, inner: 1 },
-            None => OfferWord::Fixed(0),
-        },
-    ];
-    let unit = match maker(CORES, LIBRARY, &product) {
-        Maker::Library => {
-            // The claims are the same for a generation, so the workspace is the largest.
-            args.push(OfferArg::Workspace { bytes: workspace_bytes(9) });
-            let bias = bias.is_some();
-            let packed = false;
-            Unit::Call(Call::Gemm { rows: m, n, k, dtype, bias, activation, residual, packed })
-        }
-        Maker::Source(name) => {
-            if name == "gemm_skinny" {
-                // Bytes that are asked for ahead: none.
-                words.push(OfferWord::Fixed(0));
-            }
-            let params = vec![
-                ("n", i64::from(n)),
-                ("k", k.into()),
-                ("dtype", type_number.into()),
-                ("activation", activation_number(activation).into()),
-                ("bias", bias.is_some().into()),
-                ("residual", residual.into()),
-                ("rows", m.into()),
-            ];
-            Unit::Source(Source { name, params })
-        }
-    };
-    let absorbs = added.map(|it| it.node).into_iter().collect();
-    Some(Offer { unit, words, args, absorbs })
-}
-
-/// An addition to a layer's result.
-#[derive(Clone, Copy)]
-struct Added {
-    node: NodeId,
-    other: ValueId,
-    sum: ValueId,
-}
-
-fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
-    let (node, Prim::Binary(Binary::Add)) = site.only_user(y)? else { return None };
-    let user = site.graph().node(node);
-    let other = match user.inputs[..] {
-        [a, b] if a == y && b != y => b,
-        [a, b] if b == y && a != y => a,
-        _ => return None,
-    };
-    Some(Added { node, other, sum: user.result() })
-}
-
-fn attention<const CORES: u32>(site: &Site<'_>) -> Option<Offer> {
-    let attrs = attrs(site)?;
-    let scale = attrs.get_float("scale")?;
-    let flag = |name| attrs.get_int(name).map(|it| it != 0);
-    let (extra, bias, lse) = (flag("extra")?, flag("bias")?, flag("lse")?);
-    let (&[q, k, v, lo, hi], rest) = site.inputs().split_first_chunk::<5>()?;
-    let [tq, heads, d] = sizes(site, q)?;
-    let [tk, kv_heads, dv] = sizes(site, v)?;
-    let dtype = site.graph().ty(q).dtype;
-    let number = type_number(dtype)?;
-    let same = [k, v].iter().all(|it| site.graph().ty(*it).dtype == dtype);
-    let size = fits(d)?;
-    let far = fits(tk)? == u32::MAX || !scale.is_finite();
-    if !same || d != dv || d == 0 || ATTENTION_SIZE_MAX < size || tq == 0 || far {
-        return None;
-    }
-    // The plain form has no bf16 where the processor has none.
-    if CORES == TURING && dtype == DType::BF16 {
-        return None;
-    }
-    let reach = match rest.last() {
-        Some(table) if bias => sizes::<2>(site, *table)?[0] / 2,
-        Some(_) | None => 0,
-    };
-    // Whole 16 bytes in every row, whichever tensor the heads are a part of.
-    let in_rows = [q, k, v].iter().all(|it| {
-        let shape = site.graph().shape(*it);
-        shape.sizes()[1..].iter().product::<usize>().is_multiple_of(8)
-    });
-    let cores = dtype != DType::F32 && ATTENTION_CORE_SIZES.contains(&size) && in_rows;
-    let params = vec![
-        ("heads", heads as i64),
-        ("kv_heads", kv_heads as i64),
-        ("d", d as i64),
-        ("scale", scale.to_bits().cast_signed()),
-        ("extra", i64::from(extra)),
-        ("bias", i64::from(bias)),
-        ("lse", i64::from(lse)),
-        ("reach", reach as i64),
-        ("dtype", number.into()),
-        ("rows", tq as i64),
-        ("cores", i64::from(cores)),
-    ];
-    let mut args: Vec<OfferArg> = [q, k, v].map(|it| OfferArg::Read(it, rows(2))).into();
-    args.extend([lo, hi].iter().chain(rest).map(|it| OfferArg::Read(*it, Layout::Dense)));
-    args.extend(results(site).into_iter().map(OfferArg::Write));
-    let words = vec![
-        OfferWord::Rows(q),
-        OfferWord::Rows(k),
-        OfferWord::Stride { arg: 0, inner: 2 },
-        OfferWord::Stride { arg: 1, inner: 2 },
-        OfferWord::Stride { arg: 2, inner: 2 },
-    ];
-    let unit = Unit::Source(Source { name: "attention", params });
-    Some(Offer { unit, words, args, absorbs: vec![] })
-}
-
-#[test]
-fn products_go_to_who_measured_best() {
-    let product = |rows, n, k, dtype, activation, residual| Product {
-        rows,
-        n,
-        k,
-        dtype,
-        activation,
-        residual,
-    };
-    let (gelu, none) = (Activation::Gelu, Activation::None);
-    let bf16 = DType::BF16;
-    let hopper = |library, it: Product| maker(HOPPER, library, &it);
-    let small = product(32, 4096, 1024, bf16, gelu, false);
-    assert_eq!(hopper(true, small), Maker::Source("gemm_skinny"));
-    let wide = product(2048, 3072, 768, bf16, gelu, false);
-    assert_eq!(hopper(true, wide), Maker::Source("gemm_wgmma"));
-    let added = product(2048, 768, 3072, bf16, none, true);
-    assert_eq!(hopper(true, added), Maker::Library);
-    assert_eq!(hopper(false, added), Maker::Source("gemm_wgmma"));
-    let exact = product(2048, 768, 3072, DType::F32, none, true);
-    assert_eq!(hopper(true, exact), Maker::Library);
-    assert_eq!(hopper(false, exact), Maker::Source("gemm_plain"));
-    let odd = product(2048, 771, 3072, bf16, none, true);
-    assert_eq!(hopper(false, odd), Maker::Source("gemm_plain"));
-    assert_eq!(maker(TURING, true, &small), Maker::Library);
-    assert_eq!(maker(AMPERE, false, &wide), Maker::Source("gemm_mma"));
 }
