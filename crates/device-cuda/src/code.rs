@@ -166,10 +166,18 @@ fn map_of(
 }
 
 impl Launch {
+    /// Behind a wait for another stream the kernel does not begin early: the whole wait counts.
+    ///
     /// # Safety
     /// The buffers are alive until the kernel has ended, and as long as the kernel takes them to
     /// be; the kernel is loaded.
-    pub(crate) unsafe fn issue(&mut self, stream: CUstream) -> Result<(), Failed> {
+    pub(crate) unsafe fn issue(
+        &mut self,
+        stream: CUstream,
+        after_wait: bool,
+    ) -> Result<(), Failed> {
+        let dependent = self.shape.dependent && !after_wait;
+        let shape = LaunchShape { dependent, ..self.shape };
         let mut params: Vec<*mut c_void> =
             self.buffers.iter_mut().map(|it| std::ptr::from_mut(it).cast()).collect();
         params.push(self.values.as_mut_ptr().cast());
@@ -178,6 +186,6 @@ impl Launch {
         params.extend(self.maps.iter_mut().map(|it| std::ptr::from_mut(it).cast::<c_void>()));
         // SAFETY: one pointer for each parameter, to a value that outlives the call; the rest is
         // the caller's promise.
-        unsafe { api::launch(self.function.0, &self.shape, &mut params, stream) }
+        unsafe { api::launch(self.function.0, &shape, &mut params, stream) }
     }
 }

@@ -127,6 +127,7 @@ pub fn measure(
             graph: &graph,
             source: Some(Arc::new(Seeded)),
             choices: &Choices::default(),
+            channels: &[],
         })
         .unwrap_or_else(|err| panic!("{}: {err}", encoder.name));
     let build_ns = watch.elapsed_ns();

@@ -5,6 +5,9 @@
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--pipeline` measures the pipeline of twelve models at published size, and `--soak COUNT` sends
+//! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
+//! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
@@ -18,12 +21,13 @@ use std::process::ExitCode;
 
 use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
-use calor_embed::InferencePrecision;
+use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
+use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::{Golden, bench, check_attention, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
-use calor_testkit::{Known, contract, failures};
+use calor_testkit::{Known, check_joined, contract, failures};
 
 const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sorts" }];
 
@@ -33,6 +37,12 @@ struct Arguments {
     golden: PathBuf,
     cache: PathBuf,
     bench: bool,
+    pipeline: bool,
+    soak: Option<usize>,
+    models: PathBuf,
+    tiny: bool,
+    memory_bytes: Option<u64>,
+    precision: Option<String>,
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
@@ -46,6 +56,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut found = Arguments {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),
+        models: std::env::temp_dir().join("calor-suite-models"),
         ..Arguments::default()
     };
     let mut words = std::env::args().skip(1);
@@ -57,6 +68,12 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--revision" => found.revision = next()?,
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
+            "--pipeline" => found.pipeline = true,
+            "--soak" => found.soak = Some(next()?.parse()?),
+            "--models" => found.models = next()?.into(),
+            "--tiny" => found.tiny = true,
+            "--memory" => found.memory_bytes = Some(next()?.parse()?),
+            "--precision" => found.precision = Some(next()?),
             "--steps" => found.steps = true,
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
@@ -81,6 +98,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ..CudaOptions::default()
     };
     let driver = CudaDriver::new(options);
+    if arguments.pipeline || arguments.soak.is_some() {
+        pipeline_runs(&driver, &arguments, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     for library in driver.libraries().rows() {
         writeln!(out, "{library}")?;
     }
@@ -117,6 +138,41 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The pipeline of twelve models, measured or under load.
+fn pipeline_runs(
+    driver: &CudaDriver,
+    arguments: &Arguments,
+    out: &mut dyn Write,
+) -> Result<(), Box<dyn Error>> {
+    let precision = arguments.precision.as_deref().unwrap_or("bf16");
+    let precision = InferencePrecision::ALL.into_iter().find(|it| it.word() == precision);
+    let files = PipelineFiles {
+        models: arguments.models.clone(),
+        cache: arguments.cache.clone(),
+        precision: precision.ok_or("no such precision")?,
+        batch_tokens_max: 16_384,
+        quota_bytes: arguments.memory_bytes.unwrap_or(u64::MAX),
+        profile: if arguments.tiny { Profile::Random } else { Profile::Full },
+    };
+    let watch = Stopwatch::start();
+    files.make().map_err(|err| err.to_string())?;
+    writeln!(out, "files in {:.1} s", watch.elapsed_ns() as f64 / 1e9)?;
+    if let Some(count) = arguments.soak {
+        pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
+    }
+    if arguments.pipeline {
+        let mut record: Box<dyn Write> = match &arguments.json {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::sink()),
+        };
+        let device = driver.open(0)?;
+        writeln!(record, "{}", head(&device.signature, arguments)?)?;
+        drop(device);
+        pipeline::measure(driver, &files, out, &mut *record).map_err(|err| err.to_string())?;
+    }
+    Ok(())
+}
+
 /// What was measured on what: the first line of a record.
 fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_json::Value> {
     let program = Digest::of(&std::fs::read(std::env::current_exe()?)?);
@@ -146,6 +202,7 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
         ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
+        ("contract.joined", Box::new(move || check_joined(driver))),
         ("golden.tokens", Box::new(move || models().token_rows_are_those_of_the_reference())),
         ("golden.vectors", Box::new(move || models().vectors_are_those_of_the_reference())),
         (
