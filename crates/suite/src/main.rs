@@ -5,6 +5,7 @@
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
@@ -20,7 +21,8 @@ use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_experts, check_partly_filled};
+use calor_suite::{check_products, check_splade, parts};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -33,6 +35,7 @@ struct Arguments {
     golden: PathBuf,
     cache: PathBuf,
     bench: bool,
+    parts: bool,
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
@@ -59,6 +62,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--libraries" => found.libraries.push(next()?.into()),
             "--steps" => found.steps = true,
             "--bench" => found.bench = true,
+            "--parts" => found.parts = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
             name => found.names.push(name.to_owned()),
@@ -89,6 +93,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(out, "{:?}", device.signature)?;
     if let Some(profile) = &profile {
         bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.parts {
+        parts::table(&driver, &arguments.names, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {
@@ -166,6 +174,9 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
+        ("large.experts", Box::new(move || check_experts(driver))),
+        ("large.splade", Box::new(move || check_splade(driver))),
+        ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),
