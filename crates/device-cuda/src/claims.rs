@@ -3,7 +3,11 @@
 //! A table for each generation of tensor cores, with and without the vendor's library.
 
 mod attention;
+mod experts;
+mod gate;
 mod linear;
+mod splade;
+mod top_k;
 
 use calor_device::{Claim, Layout, Site};
 use calor_ir::composite;
@@ -29,6 +33,13 @@ macro_rules! table {
                 composite: &composite::attention::ATTENTION,
                 offer: attention::offer::<$cores>,
             },
+            Claim { composite: &composite::experts::EXPERTS, offer: experts::offer::<$cores> },
+            Claim {
+                composite: &composite::splade_pool::SPLADE_POOL,
+                offer: splade::offer::<$cores>,
+            },
+            Claim { composite: &composite::gate::GATE, offer: gate::offer },
+            Claim { composite: &composite::top_k::TOP_K, offer: top_k::offer },
         ];
     };
 }

@@ -5,7 +5,10 @@
 pub mod bench;
 mod golden;
 mod large;
+mod partly;
+pub mod parts;
 pub mod pipeline;
 
 pub use golden::Golden;
-pub use large::{check_attention, check_products};
+pub use large::{check_attention, check_experts, check_products, check_splade};
+pub use partly::check_partly_filled;

@@ -8,6 +8,7 @@
 //! `--pipeline` measures the pipeline of twelve models at published size, and `--soak COUNT` sends
 //! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
 //! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
+//! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
@@ -24,7 +25,8 @@ use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_experts, check_partly_filled};
+use calor_suite::{check_products, check_splade, parts};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -43,6 +45,7 @@ struct Arguments {
     tiny: bool,
     memory_bytes: Option<u64>,
     precision: Option<String>,
+    parts: bool,
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
@@ -76,6 +79,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--precision" => found.precision = Some(next()?),
             "--steps" => found.steps = true,
             "--bench" => found.bench = true,
+            "--parts" => found.parts = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
             name => found.names.push(name.to_owned()),
@@ -110,6 +114,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(out, "{:?}", device.signature)?;
     if let Some(profile) = &profile {
         bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.parts {
+        parts::table(&driver, &arguments.names, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {
@@ -223,6 +231,9 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
+        ("large.experts", Box::new(move || check_experts(driver))),
+        ("large.splade", Box::new(move || check_splade(driver))),
+        ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),
