@@ -3,6 +3,7 @@
 mod codes;
 mod memory;
 mod remove;
+mod warm;
 mod weights;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
+use crate::kernel::KernelHandle;
 use crate::plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan,
 };
@@ -138,8 +140,17 @@ impl Engine {
     /// Plans, compiles, loads weights and reserves memory for a program.
     pub(crate) fn add(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
         let plan = self.plan(spec)?;
+        self.add_planned(spec, plan)
+    }
+
+    fn add_planned(
+        &mut self,
+        spec: &ProgramSpec<'_>,
+        plan: Plan,
+    ) -> Result<ProgramId, RuntimeError> {
         self.within_quota(spec, &plan)?;
-        let codes = self.codes_of(&plan.units)?;
+        let codes: Vec<CodeId> =
+            self.codes_of(&plan.units)?.iter().map(KernelHandle::code).collect();
         let shared = self.prelude(spec, &plan, &codes)?;
         let (bindings, live_offset, boundary_bytes) = self.bind(&plan, shared)?;
         self.grow(spec.lane, plan.arena_bytes, boundary_bytes)?;
@@ -161,13 +172,21 @@ impl Engine {
         Ok(ProgramId(self.programs.len() - 1))
     }
 
-    fn plan(&self, spec: &ProgramSpec<'_>) -> Result<Plan, RuntimeError> {
-        let watch = Stopwatch::start();
+    pub(crate) fn planned(
+        &self,
+        graph: &CheckedGraph,
+        choices: &Choices,
+    ) -> Result<Plan, RuntimeError> {
         let capabilities = Capabilities {
             claims: self.device.claims,
             parallel_count: self.device.signature.parallel_count,
         };
-        let plan = plan(spec.graph, &capabilities, spec.choices)?;
+        Ok(plan(graph, &capabilities, choices)?)
+    }
+
+    fn plan(&self, spec: &ProgramSpec<'_>) -> Result<Plan, RuntimeError> {
+        let watch = Stopwatch::start();
+        let plan = self.planned(spec.graph, spec.choices)?;
         self.counters.increment(Plain::Plans);
         self.recorder.record(Event::PlanMade {
             model: Label::of(spec.label),

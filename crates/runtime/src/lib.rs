@@ -4,12 +4,16 @@
 pub mod cache;
 mod engine;
 mod error;
+mod forward_cache;
+mod kernel;
 pub mod plan;
 mod session;
 mod source;
 
 pub use engine::{LIVE_COUNT_MAX, LaneId, MemoryReport, ProgramId, ProgramSpec};
 pub use error::RuntimeError;
+pub use forward_cache::{ContextId, ForwardKernelCache, ForwardKernelCaches, SmTarget};
+pub use kernel::{KernelHandle, KernelKey};
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
 };

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_device::{Artifacts, Device, Signature};
-use calor_kernel::Digest;
+use calor_ir::CheckedGraph;
+use calor_kernel::{Digest, Unit};
 use calor_telemetry::{Counters, Recorder};
 
 use crate::engine::{Engine, LaneId, MemoryReport, ProgramId, ProgramSpec};
 use crate::error::RuntimeError;
-use crate::plan::Plan;
+use crate::kernel::{KernelHandle, KernelKey};
+use crate::plan::{Choices, Plan};
 
 /// Builds programs on a device, and runs them while it does.
 pub struct Build(Engine);
@@ -65,6 +67,49 @@ impl Build {
     /// would be exceeded; then nothing was allocated.
     pub fn program(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
         self.0.add(spec)
+    }
+
+    /// As [`Build::program`] for all programs of a manifest, in the order that leaves room for
+    /// what compiles: all are planned, then all code is compiled and loaded, then weights follow.
+    /// When one cannot be added, none is.
+    ///
+    /// # Errors
+    /// As [`Build::program`].
+    pub fn programs(&mut self, specs: &[ProgramSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
+        self.0.add_all(specs)
+    }
+
+    /// Prepares every program and runs it once, over inputs of zeros and with room for everything
+    /// in use, so that no request is the first. What inputs hold is gone.
+    ///
+    /// # Errors
+    /// When the device fails or a run does not end within `deadline`.
+    pub fn run_each_once(&mut self, deadline: Duration) -> Result<(), RuntimeError> {
+        self.0.run_each_once(deadline)
+    }
+
+    /// Code of one kernel, compiled and loaded where it is not there.
+    ///
+    /// # Errors
+    /// [`RuntimeError::KeyTaken`], and when the device fails.
+    pub fn kernel_of(&mut self, kernel: &Unit) -> Result<KernelHandle, RuntimeError> {
+        self.0.kernel_of(kernel)
+    }
+
+    /// Code of everything that a plan launches, in the order of its units.
+    ///
+    /// # Errors
+    /// As [`Build::kernel_of`].
+    pub fn kernels_of(&mut self, plan: &Plan) -> Result<Vec<KernelHandle>, RuntimeError> {
+        self.0.codes_of(&plan.units)
+    }
+
+    /// The plan that a program of this graph gets on this device. Nothing is compiled.
+    ///
+    /// # Errors
+    /// When the graph has none.
+    pub fn planned(&self, graph: &CheckedGraph, choices: &Choices) -> Result<Plan, RuntimeError> {
+        self.0.planned(graph, choices)
     }
 
     /// Compiles and loads the code of several programs, on as many threads as there are
@@ -148,6 +193,16 @@ macro_rules! running {
             /// Digest of a program's plan.
             pub fn digest(&self, program: ProgramId) -> Digest {
                 self.0.digest_of(program)
+            }
+
+            /// Loaded code by its key.
+            pub fn kernel(&self, key: KernelKey) -> Option<KernelHandle> {
+                self.0.kernel(key)
+            }
+
+            /// Keys of all loaded code, in order.
+            pub fn kernel_keys(&self) -> Vec<KernelKey> {
+                self.0.kernel_keys()
             }
 
             /// Device memory by purpose.

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
 pub mod bench;
+mod decoder;
 mod golden;
 mod large;
 
+pub use decoder::check_decoders;
 pub use golden::Golden;
 pub use large::{check_attention, check_products};

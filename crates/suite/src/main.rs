@@ -20,7 +20,7 @@ use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_decoders, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -80,7 +80,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         profile: profile.clone(),
         ..CudaOptions::default()
     };
-    let driver = CudaDriver::new(options);
+    let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
+    let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
     for library in driver.libraries().rows() {
         writeln!(out, "{library}")?;
     }
@@ -102,7 +103,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
-    for (name, check) in checks(&driver, &arguments.golden) {
+    for (name, check) in checks(&driver, &alone, &arguments.golden) {
         if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
             continue;
         }
@@ -132,7 +133,11 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
-fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<'a>> {
+fn checks<'a>(
+    driver: &'a dyn Driver,
+    alone: &'a dyn Driver,
+    golden: &'a std::path::Path,
+) -> Vec<Check<'a>> {
     let form = move |form: Form| {
         move || {
             let lines = failures(driver, form, KNOWN);
@@ -146,6 +151,8 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
         ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
+        ("contract.targets", Box::new(move || contract::check_targets(driver))),
+        ("contract.decoders", Box::new(move || check_decoders(driver, alone))),
         ("golden.tokens", Box::new(move || models().token_rows_are_those_of_the_reference())),
         ("golden.vectors", Box::new(move || models().vectors_are_those_of_the_reference())),
         (
