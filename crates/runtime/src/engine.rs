@@ -25,6 +25,7 @@ use crate::kernel::KernelHandle;
 use crate::plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan,
 };
+use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
 use codes::Codes;
 use memory::{Binding, Lane, boundary_bytes};
@@ -86,6 +87,7 @@ pub(crate) struct Engine {
     lanes: Vec<Lane>,
     programs: Vec<Program>,
     report: MemoryReport,
+    pool: GpuMemoryPool,
     quota_bytes: u64,
 }
 
@@ -97,6 +99,7 @@ impl Engine {
         recorder: Arc<dyn Recorder>,
     ) -> Self {
         let device_label = Label::of(device.signature.kind);
+        let pool = GpuMemoryPool::new(quota_bytes, counters.clone());
         Self {
             device,
             device_label,
@@ -108,6 +111,7 @@ impl Engine {
             lanes: Vec::new(),
             programs: Vec::new(),
             report: MemoryReport::default(),
+            pool,
             quota_bytes,
         }
     }
@@ -121,7 +125,7 @@ impl Engine {
     }
 
     pub(crate) fn report(&self) -> MemoryReport {
-        self.report
+        MemoryReport { pool_bytes: self.pool.idle_bytes(), ..self.report }
     }
 
     pub(crate) fn lane(&mut self) -> LaneId {
@@ -201,7 +205,7 @@ impl Engine {
     }
 
     /// Refuses up front what would not fit, with the bytes wanted and left.
-    fn within_quota(&self, spec: &ProgramSpec<'_>, plan: &Plan) -> Result<(), RuntimeError> {
+    fn within_quota(&mut self, spec: &ProgramSpec<'_>, plan: &Plan) -> Result<(), RuntimeError> {
         let lane = &self.lanes[spec.lane.0];
         let identity = identity(spec);
         let needed = needed_by_steps(plan);
@@ -216,11 +220,18 @@ impl Engine {
             .map(|(row, _)| row.size_bytes())
             .sum();
         let is_state = |row: &&BufferRow| matches!(row.kind, BufferKind::State { .. });
-        let states: u64 = plan.buffers.iter().filter(is_state).map(BufferRow::size_bytes).sum();
-        let boundary = boundary_bytes(plan).saturating_sub(lane.boundary_bytes);
+        let states = plan.buffers.iter().filter(is_state);
+        let states: u64 = states.map(|it| GpuMemoryPool::granted_bytes(it.size_bytes())).sum();
+        let boundary = GpuMemoryPool::granted_bytes(boundary_bytes(plan).max(lane.boundary_bytes))
+            - lane.boundary.map_or(0, |_| GpuMemoryPool::granted_bytes(lane.boundary_bytes));
         let arena = plan.arena_bytes.saturating_sub(lane.arena_bytes);
         let want_bytes = weights + states + boundary + arena;
-        let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
+        let left = |engine: &Self| engine.quota_bytes.saturating_sub(engine.report().total_bytes());
+        if left(self) < want_bytes {
+            // What waits in the pool counts, and is the first to go.
+            self.pool.clear(&mut *self.device.memory)?;
+        }
+        let left_bytes = left(self);
         if left_bytes < want_bytes {
             let program = spec.label.to_owned();
             return Err(RuntimeError::Quota { program, want_bytes, left_bytes });

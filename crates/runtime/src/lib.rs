@@ -7,6 +7,7 @@ mod error;
 mod forward_cache;
 mod kernel;
 pub mod plan;
+mod pool;
 mod session;
 mod source;
 
@@ -17,5 +18,6 @@ pub use kernel::{KernelHandle, KernelKey};
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
 };
+pub use pool::{GpuMemoryPool, PoolStats};
 pub use session::{Build, Session};
 pub use source::WeightSource;

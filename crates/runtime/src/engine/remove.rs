@@ -24,7 +24,8 @@ const NOTHING: Plan = Plan {
 impl Engine {
     /// Frees what only this program held: its prepared form, its states, weights that no other
     /// program binds, and its lane's memory when it was the last there. Its code stays loaded
-    /// within the bound of unused code. Its id stays taken.
+    /// within the bound of unused code. Its id stays taken. The last one takes along what waits in
+    /// the pool.
     pub(crate) fn remove(&mut self, id: ProgramId) -> Result<(), RuntimeError> {
         let program = &mut self.programs[id.0];
         if program.removed {
@@ -42,12 +43,16 @@ impl Engine {
         self.release_unused_code()?;
         for (row, binding) in plan.buffers.iter().zip(bindings) {
             if let (BufferKind::State { .. }, Binding::Buffer(buffer)) = (&row.kind, binding) {
-                self.device.memory.free(buffer)?;
+                self.give_back(buffer)?;
                 self.report.state_bytes -= row.size_bytes();
             }
         }
         self.free_unbound()?;
-        self.free_lane(lane)
+        self.free_lane(lane)?;
+        if self.programs.iter().all(|it| it.removed) {
+            self.pool.clear(&mut *self.device.memory)?;
+        }
+        Ok(())
     }
 
     /// Frees every shared buffer that no program binds.
@@ -76,7 +81,7 @@ impl Engine {
             self.report.arena_bytes -= arena_bytes;
         }
         if let Some(buffer) = boundary {
-            self.device.memory.free(buffer)?;
+            self.give_back(buffer)?;
             self.report.boundary_bytes -= boundary_bytes;
         }
         Ok(())
