@@ -260,7 +260,7 @@ impl Encoder {
         self.layers as f64 * self.rows() as f64 * (products + attention)
     }
 
-    fn graph(&self) -> Result<CheckedGraph, GraphError> {
+    pub(crate) fn graph(&self) -> Result<CheckedGraph, GraphError> {
         let mut g = Graph::new();
         let (rows, hidden) = (self.rows(), self.hidden);
         let ids = g.live_input("ids", 0, Type::new(DType::I32, &[rows]));
@@ -301,7 +301,7 @@ impl Encoder {
         g.check()
     }
 
-    fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
+    pub(crate) fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
         let (rows, length) = (self.rows() as i32, self.length as i32);
         let of_rows = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
             (0..rows).flat_map(|row| value(row).to_le_bytes()).collect()
@@ -362,7 +362,7 @@ impl Weights {
 }
 
 /// Weights that follow from their names: of the size that trained ones have.
-struct Seeded;
+pub(crate) struct Seeded;
 
 impl WeightSource for Seeded {
     fn identity(&self) -> Digest {
@@ -378,7 +378,8 @@ impl WeightSource for Seeded {
         let seed: u64 = name.bytes().fold(1469, |sum, it| sum.wrapping_mul(31) + u64::from(it));
         for (at, to) in out.iter_mut().enumerate() {
             // A step of SplitMix64.
-            let mut z = seed.wrapping_add((first + at + 1) as u64 * 0x9e37_79b9_7f4a_7c15);
+            let place = (first + at + 1) as u64;
+            let mut z = seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             let unit = (z ^ z >> 31) >> 40;

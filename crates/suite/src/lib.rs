@@ -6,7 +6,9 @@ pub mod bench;
 mod decoder;
 mod golden;
 mod large;
+mod outside;
 
 pub use decoder::check_decoders;
 pub use golden::Golden;
 pub use large::{check_attention, check_products};
+pub use outside::sealed_runs;

@@ -6,7 +6,8 @@
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
-//! nothing; `--without-library` leaves cuBLASLt alone.
+//! nothing; `--without-library` leaves cuBLASLt alone. `--sealed` runs encoders in place of checks,
+//! for `crates/suite/outside/check.sh`, which says what `--plant` is.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -20,7 +21,7 @@ use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_decoders, check_products};
+use calor_suite::{Golden, bench, check_attention, check_decoders, check_products, sealed_runs};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -36,6 +37,8 @@ struct Arguments {
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
+    sealed: bool,
+    plant: bool,
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
@@ -58,6 +61,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
             "--steps" => found.steps = true,
+            "--sealed" => found.sealed = true,
+            "--plant" => found.plant = true,
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
@@ -90,6 +95,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(out, "{:?}", device.signature)?;
     if let Some(profile) = &profile {
         bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.sealed {
+        for encoder in bench::ENCODERS {
+            if arguments.names.iter().any(|it| encoder.name.contains(&**it)) {
+                sealed_runs(&driver, encoder, arguments.plant, &mut out)?;
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {
