@@ -88,16 +88,6 @@ fn param(source: &Source, name: &'static str) -> Result<u32, NoKernel> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::{Libraries, LibraryName, SearchPath};
-    use crate::nvrtc::Nvrtc;
-
-    #[expect(clippy::disallowed_methods, reason = "a test is told here where NVRTC is")]
-    fn compiler() -> Option<Nvrtc> {
-        let folder = std::env::var("CALOR_NVRTC").ok();
-        let folder = folder.and_then(|it| std::path::Path::new(&it).parent().map(Into::into));
-        let path = SearchPath { folders: folder.into_iter().collect() };
-        Nvrtc::find(&Libraries::find(&[LibraryName::Nvrtc], &path)).ok()
-    }
 
     fn product(name: &'static str, [rows, n, k]: [i64; 3], dtype: i64, rest: [i64; 3]) -> Source {
         let [activation, bias, residual] = rest;
@@ -191,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_source_compiles_for_every_architecture() {
-        let Some(nvrtc) = compiler() else {
+        let Some(nvrtc) = crate::nvrtc::of_tests() else {
             let line = "SKIPPED device-cuda::sources: CALOR_NVRTC is not set";
             return calor_testkit::skip(line);
         };
