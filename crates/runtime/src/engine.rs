@@ -1,8 +1,12 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
 mod codes;
+mod loading;
 mod memory;
+mod proof;
+mod reader;
 mod remove;
+mod schedule;
 mod weights;
 
 use std::collections::HashMap;
@@ -29,6 +33,7 @@ use memory::{Binding, Lane, boundary_bytes};
 use weights::Shared;
 
 pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
+pub use loading::WeightsReport;
 pub use memory::MemoryReport;
 
 /// Counts that a live block holds.
@@ -81,6 +86,8 @@ pub(crate) struct Engine {
     artifacts: Arc<dyn Artifacts>,
     codes: Codes,
     shared: HashMap<(Digest, Digest), Shared>,
+    proves_weights: bool,
+    weights: WeightsReport,
     lanes: Vec<Lane>,
     programs: Vec<Program>,
     report: MemoryReport,
@@ -103,6 +110,8 @@ impl Engine {
             artifacts: Arc::new(NoArtifacts),
             codes: Codes::default(),
             shared: HashMap::new(),
+            proves_weights: false,
+            weights: WeightsReport::default(),
             lanes: Vec::new(),
             programs: Vec::new(),
             report: MemoryReport::default(),
@@ -120,6 +129,10 @@ impl Engine {
 
     pub(crate) fn report(&self) -> MemoryReport {
         self.report
+    }
+
+    pub(crate) fn weights(&self) -> WeightsReport {
+        self.weights
     }
 
     pub(crate) fn lane(&mut self) -> LaneId {

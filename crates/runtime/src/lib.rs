@@ -8,10 +8,10 @@ pub mod plan;
 mod session;
 mod source;
 
-pub use engine::{LIVE_COUNT_MAX, LaneId, MemoryReport, ProgramId, ProgramSpec};
+pub use engine::{LIVE_COUNT_MAX, LaneId, MemoryReport, ProgramId, ProgramSpec, WeightsReport};
 pub use error::RuntimeError;
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
 };
 pub use session::{Build, Session};
-pub use source::WeightSource;
+pub use source::{PART_LEN, SourceError, WeightSource};

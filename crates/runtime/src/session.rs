@@ -10,7 +10,7 @@ use calor_device::{Artifacts, Device, Signature};
 use calor_kernel::Digest;
 use calor_telemetry::{Counters, Recorder};
 
-use crate::engine::{Engine, LaneId, MemoryReport, ProgramId, ProgramSpec};
+use crate::engine::{Engine, LaneId, MemoryReport, ProgramId, ProgramSpec, WeightsReport};
 use crate::error::RuntimeError;
 use crate::plan::Plan;
 
@@ -50,6 +50,14 @@ impl Build {
     #[must_use]
     pub fn with_artifacts(mut self, artifacts: Arc<dyn Artifacts>) -> Self {
         self.0.keep_in(artifacts);
+        self
+    }
+
+    /// Sums every weight on the device once more and compares the sums with those of what was
+    /// read, before a program that reads it is ready. For devices whose memory is not the host's.
+    #[must_use]
+    pub fn proving_weights(mut self) -> Self {
+        self.0.prove_weights();
         self
     }
 
@@ -153,6 +161,11 @@ macro_rules! running {
             /// Device memory by purpose.
             pub fn memory(&self) -> MemoryReport {
                 self.0.report()
+            }
+
+            /// What was loaded of weights so far, and how long it took.
+            pub fn weights(&self) -> WeightsReport {
+                self.0.weights()
             }
 
             /// What the device is.
