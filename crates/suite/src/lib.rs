@@ -5,6 +5,7 @@
 pub mod bench;
 mod golden;
 mod large;
+pub mod weights;
 
 pub use golden::Golden;
 pub use large::{check_attention, check_products};

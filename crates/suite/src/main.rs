@@ -5,6 +5,8 @@
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
+//! named and missing; `--make` only makes them.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
@@ -20,7 +22,7 @@ use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_products, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -39,6 +41,8 @@ struct Arguments {
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
+    weights: Option<PathBuf>,
+    make: bool,
     names: Vec<String>,
 }
 
@@ -57,6 +61,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--revision" => found.revision = next()?,
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
+            "--weights" => found.weights = Some(next()?.into()),
+            "--make" => found.make = true,
             "--steps" => found.steps = true,
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
@@ -70,6 +76,12 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
+    if let Some(folder) = &arguments.weights {
+        weights::make(folder, &arguments.names);
+        if arguments.make {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let mut path = SearchPath::usual(&[], &[]);
     path.folders.splice(0..0, arguments.libraries.iter().cloned());
     let profile = arguments.steps.then(CudaProfile::new);
@@ -89,6 +101,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(out, "{:?}", device.signature)?;
     if let Some(profile) = &profile {
         bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(folder) = &arguments.weights {
+        weights::table(&driver, folder, &arguments.names, &arguments.cache, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {
