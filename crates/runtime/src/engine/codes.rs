@@ -123,6 +123,9 @@ impl Engine {
         for spec in specs {
             units.extend(self.plan(spec)?.units);
         }
+        if self.proves_weights {
+            units.push(super::proof::unit());
+        }
         self.codes_of(&units)?;
         Ok(())
     }
