@@ -244,7 +244,7 @@ impl TensorFile {
         let mut start = (header.len() as u64).to_le_bytes().to_vec();
         start.extend(header);
         let (start_bytes, data_bytes) = (start.len() as u64, self.metadata.data_len() as u64);
-        let digest = digest_of(start_bytes + data_bytes, &|first, out| {
+        let digest = digest_of(start_bytes + data_bytes, |first, out| {
             let inside = start.get(first as usize..).unwrap_or_default();
             let (blanked, rest) = out.split_at_mut(inside.len().min(out.len()));
             blanked.copy_from_slice(&inside[..blanked.len()]);

@@ -462,7 +462,7 @@ fn part_bytes(info: &TensorInfo, part: &Range<usize>) -> Range<u64> {
 }
 
 fn digest_range(path: &Path, file: &File, range: Range<u64>) -> Result<[u8; 32], WeightsError> {
-    digest::digest_of(range.end - range.start, &|first, out| {
+    digest::digest_of(range.end - range.start, |first, out| {
         read_at(path, file, out, range.start + first)
     })
 }

@@ -13,6 +13,9 @@ const PART_BYTES: u64 = 1 << 20;
 /// Most threads that read at once.
 const THREADS_MAX: usize = 8;
 
+/// The digest of a part or of several that follow each other.
+type Subtree = [u8; 32];
+
 /// The digest of a part that is being read.
 #[derive(Debug)]
 pub(crate) struct PartHasher {
@@ -33,7 +36,7 @@ impl PartHasher {
     }
 
     /// For [`whole`].
-    pub(crate) fn finish(self) -> [u8; 32] {
+    pub(crate) fn finish(self) -> Subtree {
         match self.is_whole {
             true => *self.hasher.finalize().as_bytes(),
             false => self.hasher.finalize_non_root(),
@@ -46,7 +49,7 @@ impl PartHasher {
 ///
 /// # Panics
 /// Without a part.
-pub(crate) fn whole(parts: &[[u8; 32]]) -> [u8; 32] {
+pub(crate) fn whole(parts: &[Subtree]) -> [u8; 32] {
     assert!(!parts.is_empty(), "even nothing is one part");
     match split(parts) {
         Some((left, right)) => {
@@ -56,7 +59,7 @@ pub(crate) fn whole(parts: &[[u8; 32]]) -> [u8; 32] {
     }
 }
 
-fn subtree(parts: &[[u8; 32]]) -> [u8; 32] {
+fn subtree(parts: &[Subtree]) -> Subtree {
     match split(parts) {
         Some((left, right)) => merge_subtrees_non_root(&subtree(left), &subtree(right), Mode::Hash),
         None => parts[0],
@@ -64,7 +67,7 @@ fn subtree(parts: &[[u8; 32]]) -> [u8; 32] {
 }
 
 /// Where the tree is split: the left side is the largest power of two that leaves something.
-fn split(parts: &[[u8; 32]]) -> Option<(&[[u8; 32]], &[[u8; 32]])> {
+fn split(parts: &[Subtree]) -> Option<(&[Subtree], &[Subtree])> {
     (1 < parts.len()).then(|| parts.split_at(parts.len().next_power_of_two() / 2))
 }
 
@@ -74,7 +77,7 @@ fn split(parts: &[[u8; 32]]) -> Option<(&[[u8; 32]], &[[u8; 32]])> {
 /// The first failure of `read`.
 pub fn digest_of<E: Send>(
     len_bytes: u64,
-    read: &(dyn Fn(u64, &mut [u8]) -> Result<(), E> + Sync),
+    read: impl Fn(u64, &mut [u8]) -> Result<(), E> + Sync,
 ) -> Result<[u8; 32], E> {
     let part_count = len_bytes.div_ceil(PART_BYTES).max(1);
     let next = AtomicU64::new(0);
@@ -103,7 +106,7 @@ pub fn digest_of<E: Send>(
         found.extend(threads.into_iter().map(|it| it.join().expect("no panic")));
         found.into_iter().collect()
     });
-    let mut parts: Vec<(u64, [u8; 32])> = found?.into_iter().flatten().collect();
+    let mut parts: Vec<(u64, Subtree)> = found?.into_iter().flatten().collect();
     parts.sort_unstable_by_key(|it| it.0);
     Ok(whole(&parts.into_iter().map(|it| it.1).collect::<Vec<_>>()))
 }
@@ -121,7 +124,7 @@ mod tests {
                 Ok::<(), ()>(())
             };
             let want = *blake3::hash(&bytes[..len]).as_bytes();
-            assert_eq!(digest_of(len as u64, &read), Ok(want), "{len} bytes");
+            assert_eq!(digest_of(len as u64, read), Ok(want), "{len} bytes");
         }
         for part_bytes in [1 << 10, 1 << 16] {
             let part = |(at, bytes): (usize, &[u8])| {
@@ -138,6 +141,6 @@ mod tests {
     #[test]
     fn the_first_failure_comes_back() {
         let read = |first: u64, _: &mut [u8]| if first == 5 << 20 { Err(first) } else { Ok(()) };
-        assert_eq!(digest_of(40 << 20, &read), Err(5 << 20));
+        assert_eq!(digest_of(40 << 20, read), Err(5 << 20));
     }
 }
