@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return first_vector(&driver, Path::new(dir));
     }
     let child_arguments = [&arguments[1..5], &["first-vector".to_owned()]].concat();
-    let child = Child { program: program.into(), arguments: child_arguments };
+    let child = Child { program: program.into(), arguments: child_arguments, report: None };
     let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
     if wanted.is_empty() {
         wanted = SCENARIOS.iter().map(|it| it.name).collect();

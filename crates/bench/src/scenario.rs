@@ -48,6 +48,8 @@ pub struct Child {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// Where it leaves a report as JSON, if it does: `weights` says what it loaded.
+    pub report: Option<PathBuf>,
 }
 
 /// What a scenario is given. Every choice is the caller's.

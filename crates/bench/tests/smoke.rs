@@ -27,7 +27,7 @@ fn checkpoint(dir: &Path) -> PathBuf {
 fn child() -> Child {
     let arguments = ["--exact", "a_child_prints_a_vector", "--nocapture", "--test-threads=1"];
     let arguments = arguments.map(str::to_owned).to_vec();
-    Child { program: std::env::current_exe().unwrap(), arguments }
+    Child { program: std::env::current_exe().unwrap(), arguments, report: None }
 }
 
 fn smoke(name: &str) -> Run {

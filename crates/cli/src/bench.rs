@@ -1,7 +1,7 @@
 //! `calor bench`: scenarios by name, one JSON document for each run.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use calor_bench::{BenchError, Child, Context, Revision, Run, SCENARIOS, Size};
@@ -88,7 +88,7 @@ fn measure(arguments: &RunArguments, environment: &Environment) -> Result<Exit, 
     let driver = devices::cpu_driver(thread_count);
     let scratch = tempfile::tempdir()
         .map_err(|err| Failure::new(Exit::Environment, "no temporary folder").why(err))?;
-    let child = first_vector(arguments)?;
+    let child = first_vector(arguments, scratch.path())?;
     let (commit, dirty) = match REVISION.strip_suffix("-dirty") {
         Some(commit) => (Some(commit.to_owned()), Some(true)),
         None if REVISION.is_empty() || REVISION == "unknown" => (None, None),
@@ -113,7 +113,7 @@ fn measure(arguments: &RunArguments, environment: &Environment) -> Result<Exit, 
 
 /// What a fresh process is asked to do: one text through the checkpoint, or through the twelve
 /// models of the default profile where none is named.
-fn first_vector(arguments: &RunArguments) -> Result<Option<Child>, Failure> {
+fn first_vector(arguments: &RunArguments, scratch: &Path) -> Result<Option<Child>, Failure> {
     let program = std::env::current_exe()
         .map_err(|err| Failure::new(Exit::Environment, "this program is not found").why(err))?;
     let mut given = ["embed", "a text", "--quiet", "--json"].map(str::to_owned).to_vec();
@@ -128,7 +128,9 @@ fn first_vector(arguments: &RunArguments) -> Result<Option<Child>, Failure> {
         given.extend([flag.to_owned(), path.display().to_string()]);
     }
     given.extend(["--cache-size".to_owned(), keep.cache_size.to_string()]);
-    Ok(Some(Child { program, arguments: given }))
+    let report = scratch.join("first-vector.json");
+    given.extend(["--report".to_owned(), report.display().to_string()]);
+    Ok(Some(Child { program, arguments: given, report: Some(report) }))
 }
 
 fn report(run: &Run, json: bool) -> Result<Exit, Failure> {

@@ -149,7 +149,7 @@ fn a_model_without_a_source_is_a_fault_of_the_environment() {
     assert!(doctor["findings"].as_array().unwrap().len() > 5);
     let libraries = doctor["cuda"]["libraries"].as_array().unwrap();
     let names: Vec<&str> = libraries.iter().map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["CUDA driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL", "NVML"]);
+    assert_eq!(names, ["CUDA driver", "NVRTC", "cuBLASLt", "cuDNN", "NCCL", "NVML", "cuFile"]);
     for library in libraries {
         let cost = library["cost"].as_str();
         assert_eq!(cost.is_some(), library["path"].is_null(), "{library}");

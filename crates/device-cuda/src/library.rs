@@ -26,12 +26,21 @@ pub enum LibraryName {
     Nccl,
     /// Clocks, power, temperatures.
     Nvml,
+    /// Files straight to the GPU.
+    Cufile,
 }
 
 impl LibraryName {
     /// Every library, in declaration order.
-    pub const ALL: [Self; 6] =
-        [Self::Driver, Self::Nvrtc, Self::CublasLt, Self::Cudnn, Self::Nccl, Self::Nvml];
+    pub const ALL: [Self; 7] = [
+        Self::Driver,
+        Self::Nvrtc,
+        Self::CublasLt,
+        Self::Cudnn,
+        Self::Nccl,
+        Self::Nvml,
+        Self::Cufile,
+    ];
 
     /// The name that people use.
     pub const fn title(self) -> &'static str {
@@ -42,6 +51,7 @@ impl LibraryName {
             Self::Cudnn => "cuDNN",
             Self::Nccl => "NCCL",
             Self::Nvml => "NVML",
+            Self::Cufile => "cuFile",
         }
     }
 
@@ -54,6 +64,7 @@ impl LibraryName {
             Self::Cudnn => "attention runs on our own kernels alone",
             Self::Nccl => "several GPUs work as replicas only",
             Self::Nvml => "clocks and energy are not reported",
+            Self::Cufile => "nothing: weights go through pinned memory, at the speed of the bus",
         }
     }
 
@@ -66,6 +77,7 @@ impl LibraryName {
             Self::Cudnn => &["libcudnn.so.9"],
             Self::Nccl => &["libnccl.so.2"],
             Self::Nvml => &["libnvidia-ml.so.1"],
+            Self::Cufile => &["libcufile.so.0"],
         }
     }
 
@@ -75,7 +87,18 @@ impl LibraryName {
             // It opens its builtins by their bare name.
             Self::Nvrtc => &["libnvrtc-builtins.so."],
             Self::CublasLt => &["libcudart.so."],
-            Self::Driver | Self::Cudnn | Self::Nccl | Self::Nvml => &[],
+            Self::Driver | Self::Cudnn | Self::Nccl | Self::Nvml | Self::Cufile => &[],
+        }
+    }
+
+    /// What the kernel must have for it to be of use.
+    const fn module(self) -> Option<&'static str> {
+        match self {
+            // Without it the library copies through memory of its own.
+            Self::Cufile => Some("nvidia-fs"),
+            Self::Driver | Self::Nvrtc | Self::CublasLt | Self::Cudnn | Self::Nccl | Self::Nvml => {
+                None
+            }
         }
     }
 }
@@ -139,6 +162,12 @@ pub enum Missing {
     NotFound {
         /// What the loader said.
         why: String,
+    },
+    /// The kernel lacks what the library works through.
+    #[error("the kernel has no {module} module")]
+    NoModule {
+        /// The module.
+        module: &'static str,
     },
     /// It is in the process and the loader does not know it by its name.
     #[error("it is not found by its bare name")]
@@ -223,6 +252,10 @@ impl Libraries {
 }
 
 fn open(name: LibraryName, path: &SearchPath) -> Result<PathBuf, Missing> {
+    let is_absent = |it: &&str| !Path::new("/proc/driver").join(it).exists();
+    if let Some(module) = name.module().filter(is_absent) {
+        return Err(Missing::NoModule { module });
+    }
     let mut why = Missing::NotAsked;
     for file in name.files() {
         // The loader's own places first: what the user set up wins.
@@ -294,6 +327,18 @@ fn an_absent_library_is_a_row_with_a_reason() {
     }
     assert_eq!(found.has(LibraryName::Cudnn), row.is_here());
     assert!(found.why_not(LibraryName::Nccl).is_some());
+}
+
+#[test]
+fn a_library_without_its_module_is_not_opened() {
+    let found = Libraries::find(&[LibraryName::Cufile], &SearchPath { folders: Vec::new() });
+    match &found.rows()[0].place {
+        Ok(_) => assert!(Path::new("/proc/driver/nvidia-fs").exists()),
+        Err(why) if !Path::new("/proc/driver/nvidia-fs").exists() => {
+            assert_eq!(why.to_string(), "the kernel has no nvidia-fs module");
+        }
+        Err(why) => assert!(why.to_string().contains("libcufile"), "{why}"),
+    }
 }
 
 #[test]

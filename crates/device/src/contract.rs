@@ -82,13 +82,14 @@ pub trait Memory: Send {
     /// [`DeviceError::Stale`] for an id that is not alive.
     fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError>;
 
-    /// Copies from the host.
+    /// Copies from the host, as if every run that was started before had ended. The bytes are the
+    /// caller's again when it returns.
     ///
     /// # Errors
     /// When the span is outside its buffer or the machine is lost.
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError>;
 
-    /// Copies to the host.
+    /// Copies to the host, after every run that was started before has ended.
     ///
     /// # Errors
     /// When the span is outside its buffer or the machine is lost.

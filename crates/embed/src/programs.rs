@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_device::Signature;
-use calor_runtime::{Build, BuildTimes, Input, MemoryReport, Plan, ProgramId, Run, Session};
+use calor_runtime::{
+    Build, BuildTimes, Input, MemoryReport, Plan, ProgramId, Run, Session, WeightsReport,
+};
 use calor_telemetry::{Counters, Recorder};
 
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -111,6 +113,11 @@ impl Programs {
     /// Device memory by purpose.
     pub fn memory(&self) -> MemoryReport {
         either!(self, it => it.memory())
+    }
+
+    /// What was loaded of weights so far, and how long it took.
+    pub fn weights(&self) -> WeightsReport {
+        either!(self, it => it.weights())
     }
 
     /// How long building took, by kind of work.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use calor_weights::digest_of;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use tempfile::NamedTempFile;
@@ -217,15 +218,11 @@ impl TensorFile {
         if info.dtype != Dtype::F32 || got_count < first + out.len() {
             return Err(bad_file(&self.path, FormatFault::TensorShape));
         }
-        let mut offset_bytes = self.data_offset_bytes + (start + 4 * first) as u64;
-        let mut buffer = [0_u8; 16 << 10];
-        for chunk in out.chunks_mut(buffer.len() / 4) {
-            let bytes = &mut buffer[..4 * chunk.len()];
-            read_at(&self.file, bytes, offset_bytes).map_err(|err| io_error(&self.path, err))?;
-            for (it, bytes) in chunk.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *it = f32::from_le_bytes(*bytes);
-            }
-            offset_bytes += bytes.len() as u64;
+        let offset_bytes = self.data_offset_bytes + (start + 4 * first) as u64;
+        let bytes = bytemuck::cast_slice_mut(out);
+        read_at(&self.file, bytes, offset_bytes).map_err(|err| io_error(&self.path, err))?;
+        if cfg!(target_endian = "big") {
+            out.iter_mut().for_each(|it| *it = f32::from_bits(it.to_bits().swap_bytes()));
         }
         Ok(())
     }
@@ -244,22 +241,17 @@ impl TensorFile {
         let place = find(&header, stored.as_bytes()).ok_or_else(wrong)?;
         header[place..place + stored.len()].copy_from_slice(DIGEST_NONE.as_bytes());
 
-        let mut digest = blake3::Hasher::new();
-        digest.update(&(header.len() as u64).to_le_bytes());
-        digest.update(&header);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let bytes = (&self.file).read(&mut buffer).map_err(|err| io_error(&self.path, err))?;
-            if bytes == 0 {
-                break;
-            }
-            digest.update(&buffer[..bytes]);
-        }
-        if digest.finalize() == stored_digest {
-            Ok(Some(*stored_digest.as_bytes()))
-        } else {
-            Err(wrong())
-        }
+        let mut start = (header.len() as u64).to_le_bytes().to_vec();
+        start.extend(header);
+        let (start_bytes, data_bytes) = (start.len() as u64, self.metadata.data_len() as u64);
+        let digest = digest_of(start_bytes + data_bytes, |first, out| {
+            let inside = start.get(first as usize..).unwrap_or_default();
+            let (blanked, rest) = out.split_at_mut(inside.len().min(out.len()));
+            blanked.copy_from_slice(&inside[..blanked.len()]);
+            read_at(&self.file, rest, first + blanked.len() as u64)
+        });
+        let digest = digest.map_err(|err| io_error(&self.path, err))?;
+        if stored_digest == digest { Ok(Some(digest)) } else { Err(wrong()) }
     }
 }
 

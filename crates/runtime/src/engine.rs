@@ -1,10 +1,14 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
 mod codes;
+mod loading;
 mod memory;
 mod prepare;
+mod proof;
+mod reader;
 mod remove;
 mod run;
+mod schedule;
 mod warm;
 mod weights;
 
@@ -31,6 +35,7 @@ use prepare::device_step;
 use weights::Shared;
 
 pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
+pub use loading::WeightsReport;
 pub use memory::MemoryReport;
 pub use run::{INPUT_COUNT_MAX, Input, Run};
 
@@ -134,6 +139,8 @@ pub(crate) struct Engine {
     artifacts: Arc<dyn Artifacts>,
     codes: Codes,
     shared: HashMap<(Digest, Digest), Shared>,
+    proves_weights: bool,
+    weights: WeightsReport,
     lanes: Vec<Lane>,
     channels: Vec<Option<Channel>>,
     programs: Vec<Program>,
@@ -162,6 +169,8 @@ impl Engine {
             artifacts: Arc::new(NoArtifacts),
             codes: Codes::default(),
             shared: HashMap::new(),
+            proves_weights: false,
+            weights: WeightsReport::default(),
             lanes: Vec::new(),
             channels: Vec::new(),
             programs: Vec::new(),
@@ -187,6 +196,10 @@ impl Engine {
 
     pub(crate) fn times(&self) -> BuildTimes {
         self.times
+    }
+
+    pub(crate) fn weights(&self) -> WeightsReport {
+        self.weights
     }
 
     pub(crate) fn lane(&mut self) -> LaneId {
@@ -227,6 +240,10 @@ impl Engine {
         let handles =
             self.codes_of(drafts.iter().flat_map(|it| &it.plans).flat_map(|it| &it.units))?;
         let mut codes = handles.iter().map(KernelHandle::code);
+        let _prover = match self.proves_weights {
+            true => self.codes_of(&[proof::unit()])?.pop(),
+            false => None,
+        };
         let code_ns = watch.elapsed_ns();
         for draft in &drafts {
             self.grow(draft.lane(), draft.arena_bytes, draft.boundary.bytes)?;

@@ -24,6 +24,14 @@ pub enum RuntimeError {
         /// What the source said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A weight has other bytes on the device than those that were read.
+    #[error("weight `{name}` arrived damaged on the device, at element {element} or soon after")]
+    Damaged {
+        /// Name of the graph's input.
+        name: String,
+        /// First element of the row that differs.
+        element: usize,
+    },
     /// A graph has weights, and no source was given.
     #[error("program `{program}` has weights but no source for them")]
     NoSource {

@@ -13,7 +13,7 @@ mod source;
 
 pub use engine::{
     BuildTimes, ChannelId, INPUT_COUNT_MAX, Input, JoinedSpec, LIVE_COUNT_MAX, LaneId,
-    MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run,
+    MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run, WeightsReport,
 };
 pub use error::RuntimeError;
 pub use forward_cache::{ContextId, ForwardKernelCache, ForwardKernelCaches, SmTarget};
@@ -23,4 +23,4 @@ pub use plan::{
 };
 pub use pool::{GpuMemoryPool, PoolStats};
 pub use session::{Build, Session};
-pub use source::WeightSource;
+pub use source::{PART_LEN, SourceError, WeightSource};

@@ -13,7 +13,7 @@ use calor_telemetry::{Counters, Recorder};
 
 use crate::engine::{
     BuildTimes, ChannelId, Engine, Input, JoinedSpec, LaneId, MemoryReport, PartSpec, ProgramId,
-    ProgramSpec, Run,
+    ProgramSpec, Run, WeightsReport,
 };
 use crate::error::RuntimeError;
 use crate::kernel::{KernelHandle, KernelKey};
@@ -55,6 +55,14 @@ impl Build {
     #[must_use]
     pub fn with_artifacts(mut self, artifacts: Arc<dyn Artifacts>) -> Self {
         self.0.keep_in(artifacts);
+        self
+    }
+
+    /// Sums every weight on the device once more and compares the sums with those of what was
+    /// read, before a program that reads it is ready. For devices whose memory is not the host's.
+    #[must_use]
+    pub fn proving_weights(mut self) -> Self {
+        self.0.prove_weights();
         self
     }
 
@@ -313,6 +321,11 @@ macro_rules! running {
             /// How long building took, by kind of work.
             pub fn times(&self) -> BuildTimes {
                 self.0.times()
+            }
+
+            /// What was loaded of weights so far, and how long it took.
+            pub fn weights(&self) -> WeightsReport {
+                self.0.weights()
             }
 
             /// What the device is.

@@ -160,6 +160,18 @@ pub fn measure(
     Figures { compiles, build_ns, seal_ns, runs_ns, flops: encoder.flops(), steps }
 }
 
+/// Compiled code that is kept in `folder`.
+pub(crate) fn artifacts(folder: &Path) -> Arc<dyn Artifacts> {
+    let options = StoreOptions {
+        folder: Some(folder.to_owned()),
+        layers: Vec::new(),
+        disk_bytes_max: DISK_BYTES_MAX,
+        memory_bytes_max: MEMORY_BYTES_MAX,
+        lock_wait_max: Duration::from_secs(5),
+    };
+    Arc::new(ArtifactStore::open(options, Arc::new(Counters::new()), Arc::new(Null)))
+}
+
 /// Measures every encoder whose name has one of `names` in it, and prints a line for each.
 /// Compiled code is kept in `folder`; `record` gets a line of JSON with every sample.
 ///
@@ -175,15 +187,7 @@ pub fn table(
     out: &mut dyn Write,
     record: &mut dyn Write,
 ) -> std::io::Result<()> {
-    let options = StoreOptions {
-        folder: Some(folder.to_owned()),
-        layers: Vec::new(),
-        disk_bytes_max: DISK_BYTES_MAX,
-        memory_bytes_max: MEMORY_BYTES_MAX,
-        lock_wait_max: Duration::from_secs(5),
-    };
-    let counters = Arc::new(Counters::new());
-    let store = Arc::new(ArtifactStore::open(options, counters, Arc::new(Null)));
+    let store = artifacts(folder);
     writeln!(
         out,
         "encoder        compiles  build ms  seal ms  first us  median us  TFLOP/s  tokens/s"

@@ -10,6 +10,7 @@ mod outside;
 mod partly;
 pub mod parts;
 pub mod pipeline;
+pub mod weights;
 
 pub use decoder::check_decoders;
 pub use golden::Golden;

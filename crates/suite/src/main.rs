@@ -9,6 +9,8 @@
 //! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
 //! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
+//! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
+//! named and missing; `--make` only makes them.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone. `--sealed` runs encoders in place of checks,
 //! for `crates/suite/outside/check.sh`, which says what `--plant` is.
@@ -27,7 +29,7 @@ use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts};
-use calor_suite::{check_partly_filled, check_products, check_splade, parts, sealed_runs};
+use calor_suite::{check_partly_filled, check_products, check_splade, parts, sealed_runs, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -55,6 +57,8 @@ struct Arguments {
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
+    weights: Option<PathBuf>,
+    make: bool,
     names: Vec<String>,
 }
 
@@ -80,6 +84,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--tiny" => found.tiny = true,
             "--memory" => found.memory_bytes = Some(next()?.parse()?),
             "--precision" => found.precision = Some(next()?),
+            "--weights" => found.weights = Some(next()?.into()),
+            "--make" => found.make = true,
             "--steps" => found.steps = true,
             "--sealed" => found.sealed = true,
             "--plant" => found.plant = true,
@@ -96,6 +102,12 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
+    if let Some(folder) = &arguments.weights {
+        weights::make(folder, &arguments.names);
+        if arguments.make {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let mut path = SearchPath::usual(&[], &[]);
     path.folders.splice(0..0, arguments.libraries.iter().cloned());
     let profile = arguments.steps.then(CudaProfile::new);
@@ -132,6 +144,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                 sealed_runs(&driver, encoder, arguments.plant, &mut out)?;
             }
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(folder) = &arguments.weights {
+        weights::table(&driver, folder, &arguments.names, &arguments.cache, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {

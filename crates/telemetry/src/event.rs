@@ -422,6 +422,12 @@ events! {
         device: Label as "device",
         /// Size as stored on the device.
         size_bytes: u64 as "size_bytes",
+        /// Bytes read from the source, as 32-bit floats.
+        read_bytes: u64 as "read_bytes",
+        /// Of these, bytes whose digests were compared with recorded ones.
+        checked_bytes: u64 as "checked_bytes",
+        /// Of these, bytes that were summed on the device and compared.
+        proven_bytes: u64 as "proven_bytes",
         /// Host time from the first read to the last byte on the device.
         wall_ns: u64 as "wall_ns",
     }

@@ -95,6 +95,17 @@ pub fn check_queue(driver: &dyn Driver) {
     ok(device.memory.read(a, 0, &mut out));
     assert_eq!(out[48..].to_vec(), [row(9, 8), row(1, 8)].concat());
 
+    // Nobody waits: each write is behind the run before it, and the read behind all.
+    let last = ok(device.queue.prepare(&[copy(part(a, 0, 32), part(b, 0, 32))], &[], None));
+    for byte in [3, 4] {
+        ok(device.memory.write(a, 0, &[byte; 32]));
+        ok(device.queue.run(last));
+        ok(device.memory.write(a, 0, &[7; 32]));
+    }
+    ok(device.memory.read(b, 0, &mut out));
+    assert_eq!(out[..32].to_vec(), row(4, 32), "a write does not overtake a run");
+    ok(device.compiler.release(Held::Prepared(last)));
+
     let refused = |device: &mut Device, steps: &[Step], edges: &[(u32, u32)]| {
         device.queue.prepare(steps, edges, None).is_err()
     };

@@ -14,13 +14,15 @@ use std::{
 use crate::{
     Dtype, ModelConfig, SentenceConfig, WeightsError,
     container::{read_at, read_header},
+    digest::{self, PartHasher},
     dtype::widen,
+    store::recorded_beside,
 };
 
 /// Largest config.json, index or similar text that is read, in bytes.
 pub(crate) const TEXT_BYTES_MAX: u64 = 32 << 20;
 
-/// Bytes that a converting or hashing read holds at a time.
+/// Bytes that a converting read holds at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// An opened checkpoint. Cheap to share: all reads take `&self`.
@@ -73,7 +75,8 @@ struct OpenFile {
 impl Checkpoint {
     /// Opens the directory `dir` and checks every header in it.
     ///
-    /// Takes `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+    /// Takes `model.safetensors`, or the shards that `model.safetensors.index.json` lists, and
+    /// the digests that a model store recorded beside them.
     /// Cost: reads headers only.
     ///
     /// # Errors
@@ -123,7 +126,7 @@ impl Checkpoint {
                 return Err(WeightsError::ShardTensor { path: index_path, tensor, shard });
             }
         }
-        Ok(Self { dir: dir.into(), files, tensors, recorded: BTreeMap::new() })
+        Ok(Self { dir: dir.into(), files, tensors, recorded: recorded_beside(dir) })
     }
 
     /// Takes over digests of stored tensors that were recorded when the model was pulled, so
@@ -233,6 +236,73 @@ impl Checkpoint {
         part: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), WeightsError> {
+        self.read_f32_seen(name, part, out, &mut |_| {})
+    }
+
+    /// Reads as [`Checkpoint::read_f32_part`], and takes the digest of the stored bytes where one
+    /// was recorded for the whole: for [`Checkpoint::check_parts`]. Parts are of one length, a
+    /// power of two of at least 1024 elements, but for the last.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::read_f32`].
+    ///
+    /// # Panics
+    /// When `out` has not as many elements as `part`, or `part` leaves the tensor.
+    pub fn read_f32_part_digested(
+        &self,
+        name: &str,
+        part: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<Option<[u8; 32]>, WeightsError> {
+        let info = self.info(name)?;
+        if !self.recorded.contains_key(name) {
+            return self.read_f32_part(name, part, out).map(|()| None);
+        }
+        let is_whole = part.len() == info.element_count();
+        let first_byte = part.start as u64 * info.dtype.element_bytes();
+        let mut hasher = PartHasher::new(first_byte, is_whole);
+        self.read_f32_seen(name, part, out, &mut |bytes| hasher.update(bytes))?;
+        Ok(Some(hasher.finish()))
+    }
+
+    /// Compares the digests of all parts of `name`, in order, with the one that was recorded.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnknownTensor`], [`WeightsError::Tampered`].
+    pub fn check_parts(&self, name: &str, parts: &[[u8; 32]]) -> Result<(), WeightsError> {
+        let info = self.info(name)?;
+        let found =
+            if parts.is_empty() { *blake3::hash(&[]).as_bytes() } else { digest::whole(parts) };
+        match self.recorded.get(name) {
+            Some(want) if *want != found => Err(WeightsError::Tampered {
+                path: self.files[info.file_index].path.clone(),
+                want: hex(want),
+                found: hex(&found),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Digest of all names and recorded digests; none unless there is one for every tensor.
+    pub fn content_digest(&self) -> Option<[u8; 32]> {
+        let mut names: Vec<&String> = self.tensors.keys().collect();
+        names.sort_unstable();
+        let mut hasher = blake3::Hasher::new();
+        for name in names {
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+            hasher.update(self.recorded.get(name)?);
+        }
+        Some(*hasher.finalize().as_bytes())
+    }
+
+    /// Reads as f32, and shows the stored bytes in order.
+    fn read_f32_seen(
+        &self,
+        name: &str,
+        part: Range<usize>,
+        out: &mut [f32],
+        see: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), WeightsError> {
         let info = self.info(name)?;
         if !info.dtype.widens() {
             return Err(WeightsError::NotFloat { tensor: name.into(), dtype: info.dtype });
@@ -242,7 +312,9 @@ impl Checkpoint {
         let file = &self.files[info.file_index];
         if info.dtype == Dtype::F32 && cfg!(target_endian = "little") {
             let raw = bytemuck::cast_slice_mut(out);
-            return read_at(&file.path, &file.file, raw, bytes.start);
+            read_at(&file.path, &file.file, raw, bytes.start)?;
+            see(raw);
+            return Ok(());
         }
         let element_bytes = info.dtype.element_bytes() as usize;
         let mut chunk = vec![0; CHUNK_BYTES.min(out.len() * element_bytes)];
@@ -250,6 +322,7 @@ impl Checkpoint {
         for values in out.chunks_mut(CHUNK_BYTES / element_bytes) {
             let raw = &mut chunk[..values.len() * element_bytes];
             read_at(&file.path, &file.file, raw, begin)?;
+            see(raw);
             widen(info.dtype, raw, values);
             begin += raw.len() as u64;
         }
@@ -389,16 +462,9 @@ fn part_bytes(info: &TensorInfo, part: &Range<usize>) -> Range<u64> {
 }
 
 fn digest_range(path: &Path, file: &File, range: Range<u64>) -> Result<[u8; 32], WeightsError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut chunk = vec![0; CHUNK_BYTES.min((range.end - range.start) as usize)];
-    let mut begin = range.start;
-    while begin < range.end {
-        let len = (chunk.len() as u64).min(range.end - begin) as usize;
-        read_at(path, file, &mut chunk[..len], begin)?;
-        hasher.update(&chunk[..len]);
-        begin += len as u64;
-    }
-    Ok(*hasher.finalize().as_bytes())
+    digest::digest_of(range.end - range.start, |first, out| {
+        read_at(path, file, out, range.start + first)
+    })
 }
 
 /// Shard names in order, and for each tensor its shard.

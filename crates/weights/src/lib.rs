@@ -12,6 +12,7 @@
 mod checkpoint;
 pub mod config;
 pub mod container;
+mod digest;
 mod dtype;
 mod error;
 mod names;
@@ -26,6 +27,7 @@ pub use config::{
     Activation, EncoderConfig, Family, ModelConfig, Norm, Position, RelativeBias, SpecialIds,
     VisionConfig,
 };
+pub use digest::digest_of;
 pub use dtype::Dtype;
 pub use error::{FieldProblem, RangeProblem, WeightsError};
 pub use sentence::{Pooling, SentenceConfig};

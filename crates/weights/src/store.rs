@@ -327,6 +327,11 @@ fn manifest_text(manifest: &Manifest) -> String {
     format!("{value:#}\n")
 }
 
+/// Digests of tensors that a store recorded in `dir`; none where it was not made by a store.
+pub(crate) fn recorded_beside(dir: &Path) -> BTreeMap<String, [u8; 32]> {
+    read_manifest(dir).map(|it| it.tensors).unwrap_or_default()
+}
+
 fn read_manifest(dir: &Path) -> Result<Manifest, WeightsError> {
     #[derive(serde::Deserialize)]
     struct Raw {

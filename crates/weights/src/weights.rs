@@ -158,6 +158,37 @@ impl Weights {
         self.checkpoint.read_f32_part(&row.source.stored, start..start + out.len(), out)
     }
 
+    /// Reads as [`Weights::read_f32_from`], and takes the digest of the stored bytes where one was
+    /// recorded for exactly this tensor: for [`Weights::check_parts`]. Parts are of one length, a
+    /// power of two of at least 1024 elements, but for the last.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnknownTensor`], [`WeightsError::Truncated`], [`WeightsError::Io`].
+    ///
+    /// # Panics
+    /// When the elements leave the tensor.
+    pub fn read_f32_digested(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<Option<[u8; 32]>, WeightsError> {
+        let row = self.row(name)?;
+        if !row.whole {
+            return self.read_f32_from(name, first, out).map(|()| None);
+        }
+        let part = first..first + out.len();
+        self.checkpoint.read_f32_part_digested(&row.source.stored, part, out)
+    }
+
+    /// Compares the digests of all parts of a canonical tensor, in order, with what was recorded.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnknownTensor`], [`WeightsError::Tampered`].
+    pub fn check_parts(&self, name: &str, parts: &[[u8; 32]]) -> Result<(), WeightsError> {
+        self.checkpoint.check_parts(&self.row(name)?.source.stored, parts)
+    }
+
     /// Reads the stored bytes of a canonical tensor, of its [`Weights::dtype`].
     ///
     /// # Errors

@@ -1,6 +1,8 @@
-//! From starting a process to its first vector: opening, planning, loading, one run.
+//! From starting a process to its first vector: opening, planning, loading, one run. The part of
+//! it that loads weights stands beside it, where the process reports it.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use calor_kernel::Digest;
@@ -12,11 +14,12 @@ use crate::measure::{Measure, Unit};
 use crate::scenario::{Child, Context, Measured};
 
 const NAME: &str = "start.first_vector";
+const WEIGHTS: &str = "start.first_vector.weights";
 
 pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
     let what = "the command of a process that prints a vector";
     let child = context.child.ok_or(BenchError::Needs { scenario: NAME, what })?;
-    let mut samples = Vec::new();
+    let (mut samples, mut weights_ns, mut weights_bytes) = (Vec::new(), Vec::new(), None);
     let mut digest = None;
     for _ in 0..context.size.pick(2, 15) {
         let (ns, line) = start(child)?;
@@ -25,6 +28,10 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         if *digest.get_or_insert(got) != got {
             let what = "two processes gave different vectors";
             return Err(BenchError::Wrong { scenario: NAME.into(), what });
+        }
+        if let Some((bytes, ns)) = child.report.as_deref().and_then(weights) {
+            weights_bytes = Some(bytes);
+            weights_ns.push(ns);
         }
     }
     let measure = Measure {
@@ -40,7 +47,22 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         flops: None,
         digest: digest.unwrap_or(Digest([0; 32])),
     };
-    Ok(vec![measure].into())
+    let weights = Measure {
+        name: WEIGHTS.into(),
+        first: weights_ns.first().copied(),
+        samples: weights_ns,
+        moved_bytes: weights_bytes,
+        ..measure.clone()
+    };
+    let measures = [measure, weights].into_iter().filter(|it| !it.samples.is_empty());
+    Ok(measures.collect::<Vec<_>>().into())
+}
+
+/// Bytes of weights that the process read, and how long all of them took.
+fn weights(report: &Path) -> Option<(u64, u64)> {
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(report).ok()?).ok()?;
+    let of = |name: &str| report["weights"][name].as_u64();
+    Some((of("read_bytes")?, of("wall_ns")?))
 }
 
 /// Nanoseconds to the first line that is a JSON object or array, and that line.
@@ -108,4 +130,19 @@ fn the_digest_is_of_vectors_alone() {
     let line = r#"{"fused":[1,2],"latency_us":7,"missing_models":["E1"],"model":"E1"}"#;
     assert_eq!(vectors(line), serde_json::json!({ "fused": [1, 2] }));
     assert_ne!(vectors(line), vectors(&line.replace("[1,2]", "[1,3]")));
+}
+
+#[test]
+fn a_report_says_what_was_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("report.json");
+    assert_eq!(weights(&path), None);
+    for (text, want) in [
+        (r#"{"weights":{"read_bytes":8,"wall_ns":2}}"#, Some((8, 2))),
+        (r#"{"weights":{"read_bytes":8}}"#, None),
+        ("{}", None),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(weights(&path), want, "{text}");
+    }
 }

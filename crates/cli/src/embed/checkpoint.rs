@@ -82,7 +82,10 @@ pub(super) fn open_build(
     let quota_bytes = device.signature.memory_bytes;
     let (counters, recorder) = (recording.counters.clone(), recording.recorder());
     let store = open_store(&run.keep, environment, counters.clone(), recorder.clone())?;
-    Ok(Build::new(device, quota_bytes, counters, recorder).with_artifacts(store))
+    // Memory that is not the host's lies behind a bus.
+    let is_remote = device.signature.kind != devices::Kind::Cpu.name();
+    let build = Build::new(device, quota_bytes, counters, recorder).with_artifacts(store);
+    Ok(if is_remote { build.proving_weights() } else { build })
 }
 
 /// The precision as asked for, else what the device does best. FP16 is never chosen for anyone:
@@ -107,6 +110,23 @@ pub(super) fn about_machine(programs: &Programs, about: &mut Map<String, Json>) 
     about.insert("device".into(), device.kind.into());
     about.insert("device_model".into(), device.model.clone().into());
     about.insert("memory_bytes".into(), programs.memory().total_bytes().into());
+    let weights = programs.weights();
+    if weights.read_bytes > 0 {
+        let seconds = weights.wall_ns as f64 / 1e9;
+        let road = match device.kind == devices::Kind::Cpu.name() {
+            true => "read by threads, copied",
+            false => "read by threads, copied through pinned memory",
+        };
+        let weights = json!({
+            "read_bytes": weights.read_bytes,
+            "checked_bytes": weights.checked_bytes,
+            "proven_bytes": weights.proven_bytes,
+            "wall_ns": weights.wall_ns,
+            "gigabytes_per_s": weights.read_bytes as f64 / 1e9 / seconds,
+            "road": road,
+        });
+        about.insert("weights".into(), weights);
+    }
 }
 
 /// Threads as asked for, else one for each processor.

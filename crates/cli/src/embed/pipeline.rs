@@ -50,9 +50,10 @@ impl Wanted {
         Self { vectors, on_too_long: arguments.inputs.on_too_long }
     }
 
-    /// Whether E6 and E12 leave in their own forms.
+    /// Whether E6 and E12 may be asked for in their own forms: a search by a slot does.
     fn own_forms(&self) -> bool {
-        self.vectors.iter().any(|it| matches!(it, VectorWord::Sparse | VectorWord::Tokens))
+        let is_whole = |it: &VectorWord| matches!(it, VectorWord::Fused | VectorWord::Concatenated);
+        !self.vectors.iter().all(is_whole)
     }
 }
 

@@ -144,6 +144,18 @@ impl Report {
         let word = |name: &str| self.about.get(name).and_then(Json::as_str).unwrap_or("?");
         let how = format!("{} on {}", word("precision"), word("device"));
         answer::remark(format!("{line}  ({seconds:.2} s, {how})"));
+        if let Some(weights) = self.about.get("weights") {
+            let bytes = |name: &str| answer::bytes(weights[name].as_u64().unwrap_or(0));
+            let seconds = weights["wall_ns"].as_u64().unwrap_or(0) as f64 / 1e9;
+            let rate = weights["gigabytes_per_s"].as_f64().unwrap_or(0.0);
+            let road = weights["road"].as_str().unwrap_or_default();
+            answer::remark(format!(
+                "weights: {} in {seconds:.2} s ({rate:.1} GB/s, {road}); {} checked, {} proven",
+                bytes("read_bytes"),
+                bytes("checked_bytes"),
+                bytes("proven_bytes"),
+            ));
+        }
         let untrained = self.about.get("untrained").and_then(Json::as_array);
         let untrained: Vec<&str> =
             untrained.into_iter().flatten().filter_map(Json::as_str).collect();

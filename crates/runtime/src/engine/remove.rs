@@ -43,7 +43,8 @@ impl Engine {
     /// Frees what lanes without programs hold, and shared buffers that nothing binds.
     pub(super) fn free_empty_lanes(&mut self) -> Result<(), RuntimeError> {
         self.free_unbound()?;
-        (0..self.lanes.len()).try_for_each(|it| self.free_lane(it))
+        (0..self.lanes.len()).try_for_each(|it| self.free_lane(it))?;
+        self.clear_pool_of_nothing()
     }
 
     /// Frees every shared buffer that no program binds.
