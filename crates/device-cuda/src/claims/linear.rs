@@ -1,7 +1,7 @@
 //! Products: who computes one, and what is done with its result on the way.
 
 use calor_device::{Layout, Offer, OfferArg, OfferWord, Site};
-use calor_ir::{Binary, DType, NodeId, Prim, ValueId};
+use calor_ir::{Binary, DType, NodeId, Op, Prim, ValueId};
 use calor_kernel::{Activation, Call, Source, Unit};
 
 use super::{HOPPER, TURING, attrs, fits, results, rows, sizes};
@@ -135,7 +135,7 @@ struct Added {
 }
 
 fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
-    let (node, Prim::Binary(Binary::Add)) = site.only_user(y)? else { return None };
+    let (node, Op::Prim(Prim::Binary(Binary::Add))) = site.only_user(y)? else { return None };
     let user = site.graph().node(node);
     let other = match user.inputs[..] {
         [a, b] if a == y && b != y => b,
