@@ -3,11 +3,14 @@
 //! A table for each generation of tensor cores, with and without the vendor's library.
 
 mod attention;
+mod few_rows;
 mod linear;
+mod norm;
+mod pool;
 
 use calor_device::{Claim, Layout, Site};
 use calor_ir::composite;
-use calor_ir::{Attrs, Op, ValueId};
+use calor_ir::{Attrs, Composite, NodeId, Op, ValueId};
 
 use crate::arch::Arch;
 
@@ -29,6 +32,9 @@ macro_rules! table {
                 composite: &composite::attention::ATTENTION,
                 offer: attention::offer::<$cores>,
             },
+            Claim { composite: &composite::layer_norm::LAYER_NORM, offer: norm::offer },
+            Claim { composite: &composite::rms_norm::RMS_NORM, offer: norm::offer },
+            Claim { composite: &composite::pool::POOL, offer: pool::offer },
         ];
     };
 }
@@ -53,8 +59,12 @@ pub fn claims(arch: Arch, library: bool) -> &'static [Claim] {
 }
 
 fn attrs<'a>(site: &Site<'a>) -> Option<&'a Attrs> {
-    match &site.graph().node(site.node()).op {
-        Op::Composite(_, attrs) => Some(attrs),
+    composite_of(site, site.node()).map(|(_, attrs)| attrs)
+}
+
+fn composite_of<'a>(site: &Site<'a>, node: NodeId) -> Option<(&'static Composite, &'a Attrs)> {
+    match &site.graph().node(node).op {
+        Op::Composite(composite, attrs) => Some((composite, attrs)),
         Op::Input(_) | Op::Prim(_) => None,
     }
 }

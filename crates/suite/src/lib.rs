@@ -5,6 +5,8 @@
 pub mod bench;
 mod golden;
 mod large;
+mod rows;
 
 pub use golden::Golden;
-pub use large::{check_attention, check_products};
+pub use large::{check_attention, check_gates, check_products};
+pub use rows::{check_norms, check_pools};

@@ -20,7 +20,9 @@ use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{
+    Golden, bench, check_attention, check_gates, check_norms, check_pools, check_products,
+};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -165,7 +167,10 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
             }),
         ),
         ("large.products", Box::new(move || check_products(driver))),
+        ("large.gates", Box::new(move || check_gates(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
+        ("large.norms", Box::new(move || check_norms(driver))),
+        ("large.pools", Box::new(move || check_pools(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),
