@@ -1,7 +1,7 @@
 //! Norms of rows.
 //!
 //! Parameters of `norm`: `k` (length of a row), `in`, `out` and `gain` (types of the rows, of the
-//! result, of gain and bias), `centred` and `bias` (flags), `eps`, `terms` (rows that are added up),
+//! result, of gain and bias), `centred` and `bias` (flags), `eps`, `terms` (rows that are added),
 //! `tables` (a bit for each term that is a row of a table), `sum` (whether the sum is written),
 //! `early` (whether gain and bias are weights) and `rows` (most rows).
 

@@ -1,7 +1,8 @@
 //! Products of our own: plain f32 arithmetic, `mma.sync` and warpgroup products.
 //!
-//! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (0: none, 1: added after
-//! the activation, 2: multiplied with) and `rows` (most rows). Words and buffers are those of `Call::Gemm` without packing or workspace.
+//! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (0: none, 1: added
+//! after the activation, 2: multiplied with) and `rows` (most rows). Words and buffers are those of
+//! `Call::Gemm` without packing or workspace.
 
 use calor_kernel::Source;
 
