@@ -73,8 +73,7 @@ pub(super) fn offer(site: &Site<'_>) -> Option<Offer> {
     args.extend(vectors.iter().flatten().map(|it| OfferArg::Read(*it, Layout::Dense)));
     args.push(OfferArg::Write(result));
     // A sum that others read as well is written on the way.
-    let adds = matches!(terms[..], [_, _, ..] | [Term::Table { .. }]);
-    let keeps_sum = adds && !site.is_read_once(norm.x);
+    let keeps_sum = 1 < terms.len() && !site.is_read_once(norm.x);
     args.extend(keeps_sum.then_some(OfferArg::Write(norm.x)));
     let params = vec![
         ("k", i64::from(k)),
@@ -100,36 +99,34 @@ struct Sum {
     absorbs: Vec<NodeId>,
 }
 
-/// The terms of `x`; nothing where generated code makes `x`: that can make the norm as well, and
-/// saves writing `x`.
+/// The terms of `x`; nothing where generated code makes one of them for this norm alone: that can
+/// make the norm as well, and saves writing it.
 fn sum(site: &Site<'_>, x: ValueId) -> Option<Sum> {
     let mut found = Sum { terms: Vec::new(), absorbs: Vec::new() };
     let mut open = vec![x];
     while let Some(value) = open.pop() {
+        let is_read_once = site.is_read_once(value);
         let Some((node, Op::Prim(prim))) = site.maker(value) else {
             found.terms.push(Term::Rows(value));
             continue;
         };
-        let inputs = &site.graph().node(node).inputs;
-        let is_inner = value != x;
-        if is_inner && !site.is_read_once(value) {
-            found.terms.push(Term::Rows(value));
-            continue;
-        }
-        match (prim, inputs[..].first_chunk()) {
-            (Prim::Binary(Binary::Add), Some(&[a, b])) if a != b => open.extend([b, a]),
-            (Prim::Gather { axis: 0 }, Some(&[table, indices])) => {
+        match (prim, site.graph().node(node).inputs[..].first_chunk()) {
+            (Prim::Binary(Binary::Add), Some(&[a, b]))
+                if a != b && (is_read_once || value == x) =>
+            {
+                open.extend([b, a]);
+                found.absorbs.push(node);
+            }
+            (Prim::Gather { axis: 0 }, Some(&[table, indices])) if is_read_once => {
                 let [_, _] = sizes(site, table)?;
                 let [_] = sizes(site, indices)?;
                 found.terms.push(Term::Table { table, indices });
+                found.absorbs.push(node);
             }
-            (Prim::Reshape(_), _) => {
-                found.terms.push(Term::Rows(value));
-                continue;
-            }
-            _ => return None,
+            (prim, _) if is_read_once && !matches!(prim, Prim::Reshape(_)) => return None,
+            // It lies in memory in any case.
+            _ => found.terms.push(Term::Rows(value)),
         }
-        found.absorbs.push(node);
     }
     (found.terms.len() <= NORM_TERMS_MAX).then_some(found)
 }
