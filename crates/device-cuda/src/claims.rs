@@ -3,10 +3,14 @@
 //! A table for each generation of tensor cores, with and without the vendor's library.
 
 mod attention;
+mod experts;
 mod few_rows;
+mod gate;
 mod linear;
 mod norm;
 mod pool;
+mod splade;
+mod top_k;
 
 use calor_device::{Claim, Layout, Site};
 use calor_ir::composite;
@@ -35,6 +39,13 @@ macro_rules! table {
             Claim { composite: &composite::layer_norm::LAYER_NORM, offer: norm::offer },
             Claim { composite: &composite::rms_norm::RMS_NORM, offer: norm::offer },
             Claim { composite: &composite::pool::POOL, offer: pool::offer },
+            Claim { composite: &composite::experts::EXPERTS, offer: experts::offer::<$cores> },
+            Claim {
+                composite: &composite::splade_pool::SPLADE_POOL,
+                offer: splade::offer::<$cores>,
+            },
+            Claim { composite: &composite::gate::GATE, offer: gate::offer },
+            Claim { composite: &composite::top_k::TOP_K, offer: top_k::offer },
         ];
     };
 }

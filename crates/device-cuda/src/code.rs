@@ -26,7 +26,8 @@ pub(crate) enum Code {
 pub(crate) struct Kernel {
     /// How it is launched; the image has been given to the driver.
     form: KernelForm,
-    function: Handle<CUfunction>,
+    /// Of the kernel, then of each that follows it.
+    functions: Vec<Handle<CUfunction>>,
     _module: Module,
 }
 
@@ -48,15 +49,21 @@ impl Kernel {
         let image = std::mem::take(&mut form.image);
         // SAFETY: the form's reader has seen that the ELF file is whole.
         let module = Module(Handle(unsafe { api::load_module(&image) }?));
-        let entry = CString::new(form.entry.as_str()).unwrap_or_default();
-        // SAFETY: the module lives as long as the kernel.
-        let function = unsafe { api::function(module.0.0, &entry) }?;
-        if SHARED_BYTES_PLAIN < form.shared_bytes {
-            let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function was just fetched.
-            unsafe { api::set_function(function, attribute, form.shared_bytes as i32) }?;
+        let next = form.next.iter().map(|it| (it.entry.as_str(), it.shared_bytes));
+        let entries = std::iter::once((form.entry.as_str(), form.shared_bytes)).chain(next);
+        let mut functions = Vec::new();
+        for (entry, shared_bytes) in entries {
+            let entry = CString::new(entry).unwrap_or_default();
+            // SAFETY: the module lives as long as the kernel.
+            let function = unsafe { api::function(module.0.0, &entry) }?;
+            if SHARED_BYTES_PLAIN < shared_bytes {
+                let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: the function was just fetched.
+                unsafe { api::set_function(function, attribute, shared_bytes as i32) }?;
+            }
+            functions.push(Handle(function));
         }
-        Ok(Self { form, function: Handle(function), _module: module })
+        Ok(Self { form, functions, _module: module })
     }
 
     /// A launch of it, or what does not fit. `live` is null where there are no live counts.
@@ -107,14 +114,22 @@ impl Kernel {
         if rules.is_empty() {
             rules.extend([-1, 0]);
         }
-        let shape = LaunchShape {
+        let first = LaunchShape {
             grid,
             block: form.block,
             shared_bytes: form.shared_bytes,
             dependent: form.dependent,
             cluster: form.cluster,
         };
-        Ok(Launch { function: self.function, shape, buffers, values, live, rules, maps })
+        let next = form.next.iter().map(|it| LaunchShape {
+            grid: it.geometry.grid(&values),
+            block: [it.threads, 1, 1],
+            shared_bytes: it.shared_bytes,
+            ..first
+        });
+        let shapes = std::iter::once(first).chain(next);
+        let kernels = self.functions.iter().copied().zip(shapes).collect();
+        Ok(Launch { kernels, buffers, values, live, rules, maps })
     }
 }
 
@@ -126,11 +141,10 @@ pub(crate) fn most(word: Word) -> i64 {
     }
 }
 
-/// One launch with everything that it is given.
+/// One launch, or several in a row, with everything that they are given.
 #[derive(Debug)]
 pub(crate) struct Launch {
-    function: Handle<CUfunction>,
-    shape: LaunchShape,
+    kernels: Vec<(Handle<CUfunction>, LaunchShape)>,
     buffers: Vec<CUdeviceptr>,
     values: Vec<i64>,
     live: CUdeviceptr,
@@ -166,18 +180,29 @@ fn map_of(
 }
 
 impl Launch {
+    /// Behind a wait for another stream the kernel does not begin early: the whole wait counts.
+    ///
     /// # Safety
     /// The buffers are alive until the kernel has ended, and as long as the kernel takes them to
     /// be; the kernel is loaded.
-    pub(crate) unsafe fn issue(&mut self, stream: CUstream) -> Result<(), Failed> {
+    pub(crate) unsafe fn issue(
+        &mut self,
+        stream: CUstream,
+        after_wait: bool,
+    ) -> Result<(), Failed> {
         let mut params: Vec<*mut c_void> =
             self.buffers.iter_mut().map(|it| std::ptr::from_mut(it).cast()).collect();
         params.push(self.values.as_mut_ptr().cast());
         params.push(std::ptr::from_mut(&mut self.live).cast());
         params.push(self.rules.as_mut_ptr().cast());
         params.extend(self.maps.iter_mut().map(|it| std::ptr::from_mut(it).cast::<c_void>()));
-        // SAFETY: one pointer for each parameter, to a value that outlives the call; the rest is
-        // the caller's promise.
-        unsafe { api::launch(self.function.0, &self.shape, &mut params, stream) }
+        for (index, (function, shape)) in self.kernels.iter().enumerate() {
+            let dependent = shape.dependent && (0 < index || !after_wait);
+            let shape = LaunchShape { dependent, ..*shape };
+            // SAFETY: one pointer for each parameter, to a value that outlives the call; the rest
+            // is the caller's promise.
+            unsafe { api::launch(function.0, &shape, &mut params, stream) }?;
+        }
+        Ok(())
     }
 }

@@ -105,6 +105,7 @@ pub(crate) fn of_loop(program: &LoopProgram, arch: Arch) -> Result<Written, NoKe
         stride_words: Vec::new(),
         stride_align: 1,
         maps: Vec::new(),
+        next: Vec::new(),
         image: Vec::new(),
     };
     Ok(Written { text, form })

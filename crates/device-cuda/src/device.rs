@@ -14,6 +14,7 @@ use crate::library::Missing;
 use crate::memory::Staging;
 use crate::nvrtc::Nvrtc;
 use crate::queue::{Program, Runs};
+use crate::streams::Sides;
 
 /// The kind of these devices.
 pub(crate) const KIND: &str = "cuda";
@@ -117,6 +118,7 @@ pub(crate) struct State {
     pub(crate) runs: Runs,
     pub(crate) codes: Table<Arc<Code>>,
     pub(crate) staging: Staging,
+    pub(crate) sides: Sides,
     /// Memory of the library's own trials; gone once nothing compiles.
     pub(crate) trial: Option<Block>,
     pub(crate) buffers: Table<Block>,
@@ -147,8 +149,9 @@ pub(crate) struct Shared {
 pub(crate) struct Stream(Handle<CUstream>);
 
 impl Stream {
-    pub(crate) fn new() -> Result<Self, Failed> {
-        Ok(Self(Handle(api::stream(0)?)))
+    /// A stream that waits for no other. The lower the priority's number, the more urgent.
+    pub(crate) fn new(priority: i32) -> Result<Self, Failed> {
+        Ok(Self(Handle(api::stream(priority)?)))
     }
 
     pub(crate) fn raw(&self) -> CUstream {
@@ -188,6 +191,7 @@ impl Shared {
             runs: Runs::new()?,
             codes: Table::default(),
             staging: Staging::new()?,
+            sides: Sides::default(),
             trial: None,
             buffers: Table::default(),
             used_bytes: 0,

@@ -144,7 +144,7 @@ impl CudaDriver {
             parallel_count: sm_count.unsigned_abs(),
         };
         let parts = Parts {
-            stream: Stream::new().map_err(failed)?,
+            stream: Stream::new(0).map_err(failed)?,
             context,
             arch,
             producer,

@@ -6,7 +6,7 @@
 use calor_device::DeviceError;
 
 /// What an artifact starts with; the last digit counts formats.
-const FORMAT: &[u8; 8] = b"calcud01";
+const FORMAT: &[u8; 8] = b"calcud02";
 
 /// How many blocks a launch has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,19 @@ impl Extent {
     }
 }
 
+/// A kernel of the same text that follows, with the same buffers and words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NextForm {
+    /// Name of the function.
+    pub(crate) entry: String,
+    /// Threads of a block.
+    pub(crate) threads: u32,
+    /// Blocks of a launch.
+    pub(crate) geometry: Geometry,
+    /// Dynamic shared memory.
+    pub(crate) shared_bytes: u32,
+}
+
 /// A kernel as data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KernelForm {
@@ -189,6 +202,8 @@ pub(crate) struct KernelForm {
     pub(crate) stride_align: u32,
     /// Matrices for the copy engine, which follow the rules.
     pub(crate) maps: Vec<MapForm>,
+    /// What is launched behind it, in order.
+    pub(crate) next: Vec<NextForm>,
     /// The machine code.
     pub(crate) image: Vec<u8>,
 }
@@ -210,6 +225,7 @@ impl KernelForm {
             stride_words: Vec::new(),
             stride_align: 1,
             maps: Vec::new(),
+            next: Vec::new(),
             image: Vec::new(),
         }
     }
@@ -219,29 +235,7 @@ impl KernelForm {
         let mut out = Writer(FORMAT.to_vec());
         out.bytes(self.entry.as_bytes());
         self.block.iter().for_each(|it| out.u32(*it));
-        match self.geometry {
-            Geometry::Fixed(grid) => {
-                out.u32(0);
-                grid.iter().for_each(|it| out.u32(*it));
-            }
-            Geometry::Points { extent_count, items_per_point, items_per_group, groups_max } => {
-                out.u32(1);
-                let all = [extent_count, items_per_point, items_per_group, groups_max];
-                all.iter().for_each(|it| out.u32(*it));
-            }
-            Geometry::Walking { tiles, most, each } => {
-                let all = [3, tiles.word.unwrap_or(u32::MAX), tiles.per, tiles.times, most, each];
-                all.iter().for_each(|it| out.u32(*it));
-            }
-            Geometry::Tiles(axes) => {
-                out.u32(2);
-                for Axis { word, per, times } in axes {
-                    out.u32(word.unwrap_or(u32::MAX));
-                    out.u32(per);
-                    out.u32(times);
-                }
-            }
-        }
+        out.geometry(self.geometry);
         out.u32(self.shared_bytes);
         out.u32(self.cluster);
         out.u32(u32::from(self.dependent));
@@ -260,6 +254,13 @@ impl KernelForm {
             let all = [buffer, element, cols, rows[0], rows[1], stride[0], stride[1]];
             all.iter().chain(&tile).for_each(|it| out.u32(*it));
             out.u32(u32::from(promoted));
+        }
+        out.u32(self.next.len() as u32);
+        for NextForm { entry, threads, geometry, shared_bytes } in &self.next {
+            out.bytes(entry.as_bytes());
+            out.u32(*threads);
+            out.geometry(*geometry);
+            out.u32(*shared_bytes);
         }
         out.bytes(&self.image);
         out.0
@@ -301,6 +302,7 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         stride_words.push(from.u32().filter(|it| *it < word_count)?);
     }
     let maps = read_maps(from, buffer_count, word_count)?;
+    let next = read_next(from, word_count)?;
     let image = from.bytes()?.to_vec();
     let fits = |it: &[u32; 3]| it.iter().all(|it| *it != 0);
     let aligns = align_bytes.is_power_of_two() && stride_align != 0;
@@ -318,6 +320,7 @@ fn read(from: &mut Reader<'_>) -> Option<KernelForm> {
         stride_words,
         stride_align,
         maps,
+        next,
         image,
     })
 }
@@ -346,6 +349,17 @@ fn read_geometry(from: &mut Reader<'_>) -> Option<Geometry> {
         }
         _ => return None,
     })
+}
+
+fn read_next(from: &mut Reader<'_>, word_count: u32) -> Option<Vec<NextForm>> {
+    let mut next = Vec::new();
+    for _ in 0..from.u32()? {
+        let entry = String::from_utf8(from.bytes()?.to_vec()).ok()?;
+        let threads = from.u32().filter(|it| *it != 0)?;
+        let geometry = read_geometry(from).filter(|it| it.divides(word_count))?;
+        next.push(NextForm { entry, threads, geometry, shared_bytes: from.u32()? });
+    }
+    Some(next)
 }
 
 fn read_maps(from: &mut Reader<'_>, buffer_count: u32, word_count: u32) -> Option<Vec<MapForm>> {
@@ -397,6 +411,32 @@ struct Writer(Vec<u8>);
 impl Writer {
     fn u32(&mut self, value: u32) {
         self.0.extend(value.to_le_bytes());
+    }
+
+    fn geometry(&mut self, geometry: Geometry) {
+        match geometry {
+            Geometry::Fixed(grid) => {
+                self.u32(0);
+                grid.iter().for_each(|it| self.u32(*it));
+            }
+            Geometry::Points { extent_count, items_per_point, items_per_group, groups_max } => {
+                self.u32(1);
+                let all = [extent_count, items_per_point, items_per_group, groups_max];
+                all.iter().for_each(|it| self.u32(*it));
+            }
+            Geometry::Walking { tiles, most, each } => {
+                let all = [3, tiles.word.unwrap_or(u32::MAX), tiles.per, tiles.times, most, each];
+                all.iter().for_each(|it| self.u32(*it));
+            }
+            Geometry::Tiles(axes) => {
+                self.u32(2);
+                for Axis { word, per, times } in axes {
+                    self.u32(word.unwrap_or(u32::MAX));
+                    self.u32(per);
+                    self.u32(times);
+                }
+            }
+        }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -460,6 +500,12 @@ mod tests {
                 stride: Extent::Fixed(768),
                 tile: [64, 128],
                 promoted: true,
+            }],
+            next: vec![NextForm {
+                entry: "calor_end".into(),
+                threads: 128,
+                geometry,
+                shared_bytes: 512,
             }],
             image: image(),
         }

@@ -19,6 +19,7 @@ mod nvrtc;
 mod profile;
 mod queue;
 mod sources;
+mod streams;
 
 pub use arch::Arch;
 pub use claims::claims;

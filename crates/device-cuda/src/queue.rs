@@ -11,6 +11,7 @@ use crate::code::{Code, Launch};
 use crate::device::{Handle, Shared, State};
 use crate::gemm::BoundProduct;
 use crate::profile::CudaProfile;
+use crate::streams::{Branches, Place};
 
 /// Runs in flight whose ends can be told apart. An older one is waited for with a younger.
 const RUNS_TOLD_APART: usize = 64;
@@ -34,12 +35,19 @@ enum Action {
 }
 
 impl Action {
+    /// `after_wait` says that something else was waited for on the stream just before.
+    ///
     /// # Safety
     /// Everything that the action names is alive until it has ended.
-    unsafe fn issue(&mut self, shared: &Shared, stream: CUstream) -> Result<(), Failed> {
+    unsafe fn issue(
+        &mut self,
+        shared: &Shared,
+        stream: CUstream,
+        after_wait: bool,
+    ) -> Result<(), Failed> {
         match self {
             // SAFETY: the caller's promise; this holds for the next ones as well.
-            Self::Launch(launch) => unsafe { launch.issue(stream) },
+            Self::Launch(launch) => unsafe { launch.issue(stream, after_wait) },
             // SAFETY: as above.
             Self::Product(product) => unsafe { product.issue(shared, stream) },
             // SAFETY: as above.
@@ -152,15 +160,19 @@ impl CudaQueue {
         state.codes.get(code.index).cloned().ok_or(DeviceError::Stale { what: "code" })
     }
 
-    /// One graph of everything that the actions issue.
-    fn capture(&self, actions: &mut [Action]) -> Result<Graph, Failed> {
+    /// One graph of everything that the actions issue, with a stream for each branch.
+    fn capture(
+        &self,
+        state: &mut State,
+        actions: &mut [Action],
+        edges: &[(u32, u32)],
+    ) -> Result<Graph, Failed> {
+        let branches = Branches::of(actions.len(), edges);
+        state.sides.reserve(branches.count)?;
         let stream = self.shared.stream.raw();
         // SAFETY: the stream is alive, and the capture ends below on this thread.
         unsafe { api::begin_capture(stream) }?;
-        let issued = actions.iter_mut().try_for_each(|action| {
-            // SAFETY: nothing runs while it is captured; a run happens while all of it is alive.
-            unsafe { action.issue(&self.shared, stream) }
-        });
+        let issued = self.issue_branches(state, actions, &branches);
         // SAFETY: this thread began the capture. It is ended after a failure, too.
         let source = unsafe { api::end_capture(stream) };
         issued?;
@@ -180,6 +192,52 @@ impl CudaQueue {
         Ok(graph)
     }
 
+    /// Issues actions on the streams of their branches. The device's own stream is the first
+    /// branch's; the others leave it at the start and come back to it at the end.
+    fn issue_branches(
+        &self,
+        state: &State,
+        actions: &mut [Action],
+        branches: &Branches,
+    ) -> Result<(), Failed> {
+        let own = self.shared.stream.raw();
+        let stream = |branch: usize| match branch {
+            0 => own,
+            branch => state.sides.stream(branch, branches.longest == branch),
+        };
+        let mut events = Events::default();
+        if 1 < branches.count {
+            let start = events.record(own)?;
+            for branch in 1..branches.count {
+                // SAFETY: both are alive.
+                unsafe { api::wait_for(stream(branch), start) }?;
+            }
+        }
+        let mut ends: Vec<Option<CUevent>> = vec![None; actions.len()];
+        for (index, (action, place)) in actions.iter_mut().zip(&branches.places).enumerate() {
+            let Place { branch, waits, is_first, is_awaited } = place;
+            let on = stream(*branch);
+            for before in waits {
+                if let Some(event) = ends[*before as usize] {
+                    // SAFETY: both are alive.
+                    unsafe { api::wait_for(on, event) }?;
+                }
+            }
+            let after_wait = !waits.is_empty() || *is_first && 1 < branches.count;
+            // SAFETY: nothing runs while it is captured; a run happens while all of it is alive.
+            unsafe { action.issue(&self.shared, on, after_wait) }?;
+            if *is_awaited {
+                ends[index] = Some(events.record(on)?);
+            }
+        }
+        for branch in 1..branches.count {
+            let end = events.record(stream(branch))?;
+            // SAFETY: both are alive.
+            unsafe { api::wait_for(own, end) }?;
+        }
+        Ok(())
+    }
+
     /// Runs step by step with a clock around each.
     fn run_timed(&self, program: &mut Program) -> Result<Vec<u64>, Failed> {
         let stream = self.shared.stream.raw();
@@ -187,12 +245,35 @@ impl CudaQueue {
         marks.add(stream)?;
         for action in &mut program.actions {
             // SAFETY: the program's code and buffers are alive; the run is waited for below.
-            unsafe { action.issue(&self.shared, stream) }?;
+            unsafe { action.issue(&self.shared, stream, false) }?;
             marks.add(stream)?;
         }
         // SAFETY: the stream is alive.
         unsafe { api::synchronize(stream) }?;
         marks.steps_ns()
+    }
+}
+
+/// Events of a capture; a graph needs them no more once it is captured.
+#[derive(Default)]
+struct Events(Vec<CUevent>);
+
+impl Events {
+    fn record(&mut self, stream: CUstream) -> Result<CUevent, Failed> {
+        let event = api::event(false)?;
+        self.0.push(event);
+        // SAFETY: both are alive.
+        unsafe { api::record(event, stream) }?;
+        Ok(event)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for event in &self.0 {
+            // SAFETY: nobody else has the events.
+            let _ = unsafe { api::drop_event(*event) };
+        }
     }
 }
 
@@ -247,7 +328,7 @@ impl Queue for CudaQueue {
         // A graph of nothing cannot be told from one that failed; it is run as no steps.
         let captured = self.shared.capture && self.profile.is_none() && !actions.is_empty();
         let graph = captured
-            .then(|| self.capture(&mut actions))
+            .then(|| self.capture(&mut state, &mut actions, edges))
             .transpose()
             .map_err(|err| self.shared.failed(&mut state, err, 0))?;
         let index = state.programs.insert(Program { actions, graph, _codes: codes });
@@ -269,7 +350,7 @@ impl Queue for CudaQueue {
             }
             (None, None) => program.actions.iter_mut().try_for_each(|action| {
                 // SAFETY: as above.
-                unsafe { action.issue(&self.shared, stream) }
+                unsafe { action.issue(&self.shared, stream, false) }
             }),
         };
         outcome.map_err(|err| self.shared.failed(&mut state, err, 0))?;

@@ -1,11 +1,14 @@
 //! Hand-written kernels by name: their text, the tiles that a rule chooses, how they are launched.
 
 mod attention;
+mod experts;
 mod few_rows;
 mod finish;
+mod gate;
 mod norm;
 mod pool;
 mod product;
+mod splade;
 
 use calor_ir::DType;
 use calor_kernel::{Activation, Source};
@@ -14,12 +17,16 @@ use crate::arch::Arch;
 use crate::form::KernelForm;
 
 pub(crate) use attention::{CORE_SIZES as ATTENTION_CORE_SIZES, SIZE_MAX as ATTENTION_SIZE_MAX};
+pub(crate) use experts::EXPERT_COUNT_MAX;
 pub(crate) use few_rows::{ROWS_MAX as SKINNY_ROWS_MAX, folded_bytes};
 pub(crate) use finish::finish;
+pub(crate) use gate::LANE_COUNT;
 pub(crate) use norm::{TERMS_MAX as NORM_TERMS_MAX, is_len as is_norm_len};
 pub(crate) use pool::{KINDS as POOL_KINDS, LEN_MAX as POOL_LEN_MAX};
+pub(crate) use splade::splade_parts_bytes;
 
 const PRELUDE: &str = include_str!("text/prelude.cu");
+const ROWS: &str = include_str!("text/rows.cu");
 
 /// Text, and the form that lacks only its machine code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +81,10 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "norm" => norm::write(source, arch, sm_count),
         "pool" => pool::write(source, arch),
         "gemm_plain" | "gemm_mma" | "gemm_wgmma" => product::write(source, arch, sm_count),
+        "experts" => experts::write(source, arch, sm_count),
+        "splade" => splade::write(source, arch, sm_count),
+        "gate" => gate::gate(source, arch),
+        "top_k" => gate::top_k(source, arch),
         name => Err(NoKernel::Unsupported(format!("the source `{name}`"))),
     }
 }
@@ -177,6 +188,23 @@ mod tests {
         Source { name: "attention", params }
     }
 
+    fn experts([rows, e, d, h, o]: [i64; 5], dtype: i64) -> Source {
+        let params = vec![("e", e), ("d", d), ("h", h), ("o", o), ("dtype", dtype), ("rows", rows)];
+        Source { name: "experts", params }
+    }
+
+    fn splade([rows, v, k]: [i64; 3], dtype: i64) -> Source {
+        let params = vec![("v", v), ("k", k), ("dtype", dtype), ("rows", rows)];
+        Source { name: "splade", params }
+    }
+
+    fn gate() -> Source {
+        let bits = |it: f64| it.to_bits().cast_signed();
+        let params =
+            vec![("d", 8320), ("e", 8), ("temperature", bits(0.5)), ("smoothing", bits(0.01))];
+        Source { name: "gate", params }
+    }
+
     /// One of each kind, with the forms that models have.
     fn samples() -> Vec<Source> {
         vec![
@@ -204,6 +232,18 @@ mod tests {
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
             attention([16384, 12, 12, 64], 2, [1, 0, 0, 1]),
             attention([16384, 12, 2, 128], 2, [0, 1, 1, 1]),
+            experts([1, 8, 8320, 4096, 1536], 0),
+            experts([64, 8, 8320, 4096, 1536], 0),
+            experts([300, 32, 72, 40, 8], 0),
+            experts([16, 8, 8320, 4096, 1536], 1),
+            experts([32, 8, 8320, 4096, 1536], 2),
+            splade([32, 30522, 768], 2),
+            splade([4096, 30522, 768], 2),
+            splade([64, 30522, 768], 1),
+            splade([32, 77, 40], 0),
+            splade([4096, 30522, 768], 0),
+            gate(),
+            Source { name: "top_k", params: vec![("e", 8), ("k", 4)] },
         ]
     }
 
@@ -211,8 +251,8 @@ mod tests {
     fn is_offered(source: &Source, arch: Arch) -> bool {
         let bf16 = ["dtype", "in", "out"].iter().any(|it| source.param(it) == Some(2));
         match source.name {
-            "gemm_wgmma" => arch.has_wgmma(),
-            "gemm_skinny" => 8 <= arch.major,
+            "gemm_wgmma" | "splade" => arch.has_wgmma(),
+            "gemm_skinny" | "experts" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,
         }
     }

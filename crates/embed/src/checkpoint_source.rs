@@ -7,12 +7,14 @@ use calor_kernel::{Canonical, Digest};
 use calor_runtime::WeightSource;
 use calor_weights::Weights;
 
-use crate::error::EmbeddingError;
+use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::tensor_file::TensorFile;
 
 /// The weights of a checkpoint, and matrices that belong to no checkpoint.
 pub struct CheckpointSource {
     weights: Arc<Weights>,
     extra: BTreeMap<String, Arc<Vec<f32>>>,
+    files: BTreeMap<String, (TensorFile, &'static str)>,
     identity: Digest,
 }
 
@@ -30,7 +32,8 @@ impl CheckpointSource {
         let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
         let mut out = Canonical::new("checkpoint", 1);
         out.text(&place.to_string_lossy());
-        Self { weights, extra: BTreeMap::new(), identity: Digest::of(&out.finish()) }
+        let identity = Digest::of(&out.finish());
+        Self { weights, extra: BTreeMap::new(), files: BTreeMap::new(), identity }
     }
 
     /// With one more matrix, row-major, under a name that no checkpoint uses.
@@ -41,6 +44,27 @@ impl CheckpointSource {
         self.identity = Digest::of(&out.finish());
         self.extra.insert(name.to_owned(), matrix);
         self
+    }
+
+    /// With one more matrix under a name that no checkpoint uses: the tensor `stored` of a file.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::InternalError`] for a file that was opened without its digest.
+    pub fn with_file(
+        mut self,
+        name: &str,
+        file: TensorFile,
+        stored: &'static str,
+    ) -> EmbeddingResult<Self> {
+        let digest = file.digest().ok_or(EmbeddingError::InternalError {
+            place: "digest of a file of weights",
+            source: None,
+        })?;
+        let mut out = Canonical::new("with file", 1);
+        out.bytes(&self.identity.0).text(name).bytes(&digest).text(stored);
+        self.identity = Digest::of(&out.finish());
+        self.files.insert(name.to_owned(), (file, stored));
+        Ok(self)
     }
 
     /// The checkpoint's weights.
@@ -70,6 +94,9 @@ impl WeightSource for CheckpointSource {
             })?;
             out.copy_from_slice(part);
             return Ok(());
+        }
+        if let Some((file, stored)) = self.files.get(name) {
+            return Ok(file.read(stored, first, out)?);
         }
         Ok(self.weights.read_f32_from(name, first, out)?)
     }

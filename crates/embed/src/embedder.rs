@@ -19,6 +19,7 @@ use crate::input::{ImageFormat, Role};
 use crate::packing::{Bucket, PackItem};
 use crate::pooling::{default_pooling, end_of_text};
 use crate::precision::InferencePrecision;
+use crate::programs::Programs;
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenLimit};
 use crate::tower::{TextTower, TextTowerSpec};
 
@@ -98,7 +99,7 @@ pub enum EmbedOutput {
 /// A checkpoint on a device.
 #[derive(Debug)]
 pub struct CheckpointEmbedder {
-    build: Build,
+    programs: Programs,
     text: Option<TextTower>,
     image: Option<ImageTower>,
     tokenizer: Option<TextTokenizer>,
@@ -145,12 +146,13 @@ impl CheckpointEmbedder {
         };
         let limit = TokenLimit { token_count_max: limit_max, long_text: options.long_text };
         let vocab_count = config.text.as_ref().map_or(0, |it| it.vocab_count);
-        Ok(Self { build, text, image, tokenizer, colbert, limit, vocab_count, pooling, options })
+        let programs = Programs::Open(build);
+        Ok(Self { programs, text, image, tokenizer, colbert, limit, vocab_count, pooling, options })
     }
 
-    /// The device and its programs.
-    pub fn build(&self) -> &Build {
-        &self.build
+    /// The device's programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// How it was opened.
@@ -213,7 +215,7 @@ impl CheckpointEmbedder {
                 keep: None,
             })
             .collect();
-        let outputs = tower.run(&mut self.build, &items)?;
+        let outputs = tower.run(&mut self.programs, &items)?;
         let Some(output) = outputs.into_iter().next() else { return Ok(()) };
         for ((at, tokens), rows) in texts.iter().zip(output.items) {
             let made = if output.by_token {
@@ -243,7 +245,7 @@ impl CheckpointEmbedder {
             return Ok(());
         };
         let pixels: Vec<&[f32]> = images.iter().map(|(_, it)| it.as_slice()).collect();
-        let vectors = tower.run(&mut self.build, &pixels)?;
+        let vectors = tower.run(&mut self.programs, &pixels)?;
         for ((at, _), vector) in images.iter().zip(vectors) {
             let output = EmbedOutput::Vector(vector);
             results[*at] = Some(Ok(Embedded { output, truncated: false, token_count: 0 }));
@@ -394,6 +396,7 @@ impl Opened<'_> {
             normalize: self.normalize(options) && pooling != Pooling::Splade,
             slots: Vec::new(),
             token_slot: None,
+            token_mean: None,
         };
         let spec = TextTowerSpec {
             label: label_of(dir),

@@ -2,7 +2,8 @@
 //!
 //! A text graph works on T packed token rows and N sequences. Its inputs are `ids`, `positions`,
 //! `types` (where the model has token types), `lo` and `hi` (each row's sequence), `segment`
-//! (each row's sequence number, where a row is global), all `i32 [T]`, and the sequences' bounds
+//! (each row's sequence number, where a row is global), all `i32 [T]`, `keep` (0 for rows that
+//! do not count in a mean of token rows, where there is one), `f32 [T]`, and the sequences' bounds
 //! `seg_lo` and `seg_hi`, `i32 [N]`. Live count 0 is the number of tokens, 1 that of sequences.
 //! An image graph works on B images; its input is `patches`.
 //!
@@ -29,13 +30,28 @@ const SPLADE_CHUNK_LEN: usize = 256;
 /// Smallest norm that a vector is divided by.
 const L2_EPS: f64 = 1e-12;
 
-/// One linear map of the pooled vector with a vector of its own as result.
+/// A vector of its own that is made of the pooled one, or of every token row, and normalised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotMap {
-    /// Name of the output, and of the weight `project.<name>` `[out_len, in_len]`.
+    /// Name of the result, and of the weight `project.<name>`.
     pub name: String,
     /// Width of the result.
     pub out_len: usize,
+    /// How it is made.
+    pub kind: SlotKind,
+}
+
+/// How a slot is made of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotKind {
+    /// It is the vector.
+    Same,
+    /// The vector, then zeros.
+    Padded,
+    /// Through a weight `[out_len, in_len]`.
+    Mapped,
+    /// Through a weight that is stored by rows of its input, `[in_len, out_len]`.
+    MappedByRows,
 }
 
 /// What leaves a text graph.
@@ -47,10 +63,13 @@ pub struct TextOutputs {
     pub project: bool,
     /// Whether vectors are divided by their length.
     pub normalize: bool,
-    /// Maps of the pooled vector, each normalised: one output each.
+    /// Slots made of the pooled vector before it is normalised: one output each.
     pub slots: Vec<SlotMap>,
-    /// A map of every token row, normalised: one more output.
+    /// A map of every token row, normalised: the output `tokens`.
     pub token_slot: Option<SlotMap>,
+    /// The direction of the mean of the rows of `tokens` that the input `keep` names: one more
+    /// output of this name.
+    pub token_mean: Option<String>,
 }
 
 /// The graph of a text encoder for one bucket. `prefix` is `text.` for CLIP, else empty; `dtype` is
@@ -67,7 +86,7 @@ pub fn text_graph(
     dtype: DType,
 ) -> Result<CheckedGraph, GraphError> {
     let mut b = Builder { g: Graph::new(), config, prefix };
-    let rows = b.text_rows(bucket);
+    let rows = b.text_rows(bucket, outputs.token_mean.is_some());
     let x = b.embeddings(&rows)?;
     let x = b.g.cast(x, dtype)?;
     let x = b.layers(x, &rows)?;
@@ -135,6 +154,7 @@ struct Rows {
     lo: ValueId,
     hi: ValueId,
     segment: Option<ValueId>,
+    keep: Option<ValueId>,
     seg_lo: ValueId,
     seg_hi: ValueId,
 }
@@ -161,7 +181,7 @@ impl Builder<'_> {
         self.g.cast(weight, dtype)
     }
 
-    fn text_rows(&mut self, bucket: Bucket) -> Rows {
+    fn text_rows(&mut self, bucket: Bucket, keeps: bool) -> Rows {
         let Bucket { token_count, sequence_count } = bucket;
         let tokens = Type::new(DType::I32, &[token_count]);
         let sequences = Type::new(DType::I32, &[sequence_count]);
@@ -179,7 +199,10 @@ impl Builder<'_> {
         let hi = g.live_input("hi", LIVE_TOKENS, tokens);
         let seg_lo = g.live_input("seg_lo", LIVE_SEQUENCES, sequences);
         let seg_hi = g.live_input("seg_hi", LIVE_SEQUENCES, sequences);
-        Rows { count: token_count, ids, positions, types, lo, hi, segment, seg_lo, seg_hi }
+        let weights = Type::new(DType::F32, &[token_count]);
+        let keep = keeps.then(|| g.live_input("keep", LIVE_TOKENS, weights));
+        let count = token_count;
+        Rows { count, ids, positions, types, lo, hi, segment, keep, seg_lo, seg_hi }
     }
 
     /// Every image has the same rows, so intervals are numbers.
@@ -203,6 +226,7 @@ impl Builder<'_> {
             lo: literal(lo)?,
             hi: literal(hi)?,
             segment: None,
+            keep: None,
             seg_lo: literal(seg_lo)?,
             seg_hi: literal(seg_hi)?,
         })

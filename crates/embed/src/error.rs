@@ -41,6 +41,27 @@ pub enum EmbeddingError {
         /// What was used.
         what: &'static str,
     },
+    /// Something would have to be built, and the right to build was given up after warm-up.
+    #[error("{what} was not warmed up, and nothing is built any more")]
+    NotWarm {
+        /// The program or model.
+        what: String,
+    },
+    /// In one bucket a program does not compute what it computes in the smallest.
+    #[error(
+        "{model} in the bucket of {token_count} tokens has cosine {cosine:.6} to the smallest \
+             bucket's, at least {want} is needed"
+    )]
+    WarmupMismatch {
+        /// The model.
+        model: String,
+        /// Room of the bucket.
+        token_count: usize,
+        /// What was found.
+        cosine: f64,
+        /// What is needed.
+        want: f64,
+    },
     /// A second load of the same model.
     #[error("model {model_id} is loaded already")]
     ModelAlreadyLoaded {
@@ -309,11 +330,13 @@ impl EmbeddingError {
             | Self::Timeout { .. }
             | Self::SerializationError { .. }
             | Self::WarmupValidationFailed { .. }
+            | Self::WarmupMismatch { .. }
             | Self::InitializationFailed { .. }
             | Self::Overloaded { .. } => Fault::Environment,
-            Self::InternalError { .. } | Self::FusionError { .. } | Self::NotInitialized { .. } => {
-                Fault::Internal
-            }
+            Self::InternalError { .. }
+            | Self::FusionError { .. }
+            | Self::NotInitialized { .. }
+            | Self::NotWarm { .. } => Fault::Internal,
             Self::BatchError { source, .. } => source.fault(),
         }
     }
@@ -326,6 +349,8 @@ impl EmbeddingError {
             | Self::ModelAlreadyLoaded { .. }
             | Self::ModelNotLoaded { .. }
             | Self::MissingModels { .. }
+            | Self::NotWarm { .. }
+            | Self::WarmupMismatch { .. }
             | Self::WarmupValidationFailed { .. } => Recovery::OtherModel,
             Self::InvalidValue { .. }
             | Self::DimensionMismatch { .. }

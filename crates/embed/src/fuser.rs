@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use calor_ir::nn::{self, ExpertWeights, GateWeights};
-use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type};
+use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId};
 use calor_kernel::{Canonical, Digest};
-use calor_runtime::{Build, Choices, LaneId, ProgramId, ProgramSpec, WeightSource};
+use calor_runtime::{Build, ChannelId, Input, LaneId, Plan, ProgramId, ProgramSpec, WeightSource};
 
 use crate::embedding::{EXPERT_COUNT, FusedEmbedding, ResultFlags};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fusion::{FuseMoeConfig, NORM_EPSILON};
+use crate::model_id::{CONCATENATED_LEN, ModelId};
+use crate::programs::Programs;
+use crate::slots::slot_name;
 use crate::tensor_file::{DigestRule, TensorFile};
-use crate::tower::{device_error, graph_error};
+use crate::tower::{RULE, device_error, graph_error};
 
 /// Batch sizes that have a program.
-const BATCH_SIZES: [usize; 4] = [1, 4, 16, 64];
-const RUN_DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const BATCH_SIZES: [usize; 4] = [1, 4, 16, 64];
 
 /// A mixture of experts on a device.
 #[derive(Debug)]
@@ -79,7 +80,11 @@ impl FuseMoE {
     ///
     /// # Errors
     /// What the device says.
-    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+    pub fn release(&mut self, programs: &mut Programs) -> EmbeddingResult<()> {
+        if self.programs.is_empty() {
+            return Ok(());
+        }
+        let build = programs.to_build(|| "the fusion".into())?;
         let mut programs = self.programs.drain();
         programs.try_for_each(|(_, it)| build.remove(it.id).map_err(device_error))
     }
@@ -93,7 +98,7 @@ impl FuseMoE {
     /// [`EmbeddingError::InvalidValue`] for a bad one, and what the device says.
     pub fn fuse_batch(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         items: &[&[f32]],
     ) -> EmbeddingResult<Vec<FusedRow>> {
         if items.is_empty() {
@@ -114,59 +119,86 @@ impl FuseMoE {
         let mut out = Vec::with_capacity(items.len());
         let largest = BATCH_SIZES[BATCH_SIZES.len() - 1];
         for chunk in items.chunks(largest) {
-            self.fuse_chunk(build, chunk, &mut out)?;
+            self.fuse_chunk(programs, chunk, &mut out)?;
         }
         Ok(out)
     }
 
     fn fuse_chunk(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         items: &[&[f32]],
         out: &mut Vec<FusedRow>,
     ) -> EmbeddingResult<()> {
         let size = BATCH_SIZES.into_iter().find(|it| items.len() <= *it).unwrap_or(items.len());
-        let program = self.program(build, size)?;
+        self.ensure(programs, size)?;
+        let Program { id, x, fused, weights, chosen } = self.programs[&size];
         let FuseMoeConfig { output_len, top_k, .. } = self.config;
         let flat: Vec<f32> = items.concat();
-        build.write(program.id, program.x, bytemuck::cast_slice(&flat)).map_err(device_error)?;
-        build.run(program.id, &[items.len() as u32], RUN_DEADLINE).map_err(device_error)?;
+        let bytes = bytemuck::cast_slice(&flat);
+        programs.run(id, &[Input { part: 0, slot: x, bytes }], &[&[items.len() as u32]])?;
         let mut vectors = vec![0.0_f32; items.len() * output_len];
-        let mut weights = vec![0.0_f32; items.len() * EXPERT_COUNT];
-        let mut chosen = vec![0_i32; items.len() * top_k];
-        let id = program.id;
-        let mut read = |slot, bytes: &mut [u8]| build.read(id, slot, bytes).map_err(device_error);
-        read(program.fused, bytemuck::cast_slice_mut(&mut vectors))?;
-        read(program.weights, bytemuck::cast_slice_mut(&mut weights))?;
-        read(program.chosen, bytemuck::cast_slice_mut(&mut chosen))?;
+        let mut shares = vec![0.0_f32; items.len() * EXPERT_COUNT];
+        let mut indices = vec![0_i32; items.len() * top_k];
+        programs.read(id, 0, fused, &mut vectors)?;
+        programs.read(id, 0, weights, &mut shares)?;
+        programs.read(id, 0, chosen, &mut indices)?;
         for item in 0..items.len() {
             let mut expert_weights = [0.0; EXPERT_COUNT];
-            expert_weights.copy_from_slice(&weights[item * EXPERT_COUNT..][..EXPERT_COUNT]);
+            expert_weights.copy_from_slice(&shares[item * EXPERT_COUNT..][..EXPERT_COUNT]);
             out.push(FusedRow {
                 vector: vectors[item * output_len..][..output_len].to_vec(),
                 expert_weights,
-                selected: chosen[item * top_k..][..top_k].iter().map(|it| *it as u8).collect(),
+                selected: indices[item * top_k..][..top_k].iter().map(|it| *it as u8).collect(),
             });
         }
         Ok(())
     }
 
-    fn program(&mut self, build: &mut Build, size: usize) -> EmbeddingResult<Program> {
-        if let Some(program) = self.programs.get(&size) {
-            return Ok(*program);
+    fn ensure(&mut self, programs: &mut Programs, size: usize) -> EmbeddingResult<()> {
+        if self.programs.contains_key(&size) {
+            return Ok(());
         }
-        let graph = fusion_graph(&self.config, size).map_err(graph_error)?;
+        let build = programs.to_build(|| format!("the fusion of {size} items"))?;
+        let graph = self.graph(size)?;
+        let spec = self.program_spec(size, self.lane, &graph, &[]);
+        let id = build.program(&spec).map_err(device_error)?;
+        self.add(build, size, id)
+    }
+
+    /// The graph for `size` items that lie side by side already.
+    pub(crate) fn graph(&self, size: usize) -> EmbeddingResult<CheckedGraph> {
+        fusion_graph(&self.config, size).map_err(graph_error)
+    }
+
+    /// The graph for `size` items whose slots lie apart.
+    pub(crate) fn slot_graph(&self, size: usize) -> EmbeddingResult<CheckedGraph> {
+        slot_fusion_graph(&self.config, size).map_err(graph_error)
+    }
+
+    /// What the program of a graph is to be.
+    pub(crate) fn program_spec<'a>(
+        &'a self,
+        size: usize,
+        lane: LaneId,
+        graph: &'a CheckedGraph,
+        channels: &'a [(&'a str, ChannelId)],
+    ) -> ProgramSpec<'a> {
         let source: Arc<dyn WeightSource> = self.source.clone();
-        let spec = ProgramSpec {
+        ProgramSpec {
             label: "fusion",
             token_count_max: size as u32,
             sequence_count_max: size as u32,
-            lane: self.lane,
-            graph: &graph,
+            lane,
+            graph,
             source: Some(source),
-            choices: &Choices::default(),
-        };
-        let id = build.program(&spec).map_err(device_error)?;
+            choices: &RULE,
+            channels,
+        }
+    }
+
+    /// Takes over the program for `size` items.
+    pub(crate) fn add(&mut self, build: &Build, size: usize, id: ProgramId) -> EmbeddingResult<()> {
         let plan = build.plan(id);
         let missing = || EmbeddingError::InternalError { place: "fusion plan", source: None };
         let program = Program {
@@ -177,7 +209,49 @@ impl FuseMoE {
             chosen: plan.output_index("selected").ok_or_else(missing)?,
         };
         self.programs.insert(size, program);
-        Ok(program)
+        Ok(())
+    }
+
+    /// The row that a plan of [`FuseMoE::slot_graph`] leaves for an item, apart.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::InvalidValue`] for a number that is not finite.
+    pub(crate) fn split<'a>(&self, row: &'a [f32]) -> EmbeddingResult<(&'a [f32], FusedRow)> {
+        if let Some(index) = row.iter().position(|it| !it.is_finite()) {
+            return Err(EmbeddingError::InvalidValue { index, value: row[index] });
+        }
+        let (slots, rest) = row.split_at(CONCATENATED_LEN);
+        let (vector, rest) = rest.split_at(self.config.output_len);
+        let (shares, chosen) = rest.split_at(EXPERT_COUNT);
+        let mut expert_weights = [0.0; EXPERT_COUNT];
+        expert_weights.copy_from_slice(shares);
+        let selected = chosen.iter().map(|it| *it as u8).collect();
+        Ok((slots, FusedRow { vector: vector.to_vec(), expert_weights, selected }))
+    }
+
+    /// Elements of such a row.
+    pub(crate) fn row_len(&self) -> usize {
+        CONCATENATED_LEN + self.config.output_len + EXPERT_COUNT + self.config.top_k
+    }
+}
+
+/// Where the inputs and the output of a plan of [`FuseMoE::slot_graph`] are.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotFusion {
+    /// Slot of each model's input.
+    pub(crate) inputs: Vec<(ModelId, usize)>,
+    pub(crate) result: usize,
+}
+
+impl SlotFusion {
+    pub(crate) fn of(plan: &Plan) -> EmbeddingResult<Self> {
+        let missing = || EmbeddingError::InternalError { place: "fusion plan", source: None };
+        let input = |model: ModelId| {
+            let slot = plan.input_index(&slot_name(model)).ok_or_else(missing)?;
+            Ok((model, slot))
+        };
+        let inputs = ModelId::iter().map(input).collect::<EmbeddingResult<_>>()?;
+        Ok(Self { inputs, result: plan.output_index("result").ok_or_else(missing)? })
     }
 }
 
@@ -207,40 +281,73 @@ impl FusedRow {
 /// # Errors
 /// When the sizes do not fit together; validated ones do.
 pub fn fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedGraph, GraphError> {
-    let FuseMoeConfig { input_len, hidden_len, output_len, top_k, .. } = *config;
     let mut g = Graph::new();
-    let x = g.live_input("x", 0, Type::new(DType::F32, &[size, input_len]));
+    let x = g.live_input("x", 0, Type::new(DType::F32, &[size, config.input_len]));
+    let Mixed { fused, shares, selected } = mix(&mut g, config, x)?;
+    g.output("fused", fused);
+    g.output("expert_weights", shares);
+    g.output("selected", selected);
+    g.check()
+}
+
+/// As [`fusion_graph`], of twelve unit slots that are inputs of their own, `slot.<model>`. The
+/// output `result [size, 8320 + 1536 + 8 + k]` has all of an item in one row: slots, vector,
+/// expert weights, and the chosen experts as numbers.
+///
+/// # Errors
+/// As [`fusion_graph`].
+pub fn slot_fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedGraph, GraphError> {
+    let mut g = Graph::new();
+    let mut slots = Vec::new();
+    for model in ModelId::iter() {
+        let ty = Type::new(DType::F32, &[size, model.slot_dimension()]);
+        slots.push(g.live_input(&slot_name(model), 0, ty));
+    }
+    let x = g.concat(1, &slots)?;
+    let Mixed { fused, shares, selected } = mix(&mut g, config, x)?;
+    let selected = g.cast(selected, DType::F32)?;
+    let result = g.concat(1, &[x, fused, shares, selected])?;
+    g.output("result", result);
+    g.check()
+}
+
+/// What the fusion makes of a concatenation.
+struct Mixed {
+    fused: ValueId,
+    shares: ValueId,
+    selected: ValueId,
+}
+
+fn mix(g: &mut Graph, config: &FuseMoeConfig, x: ValueId) -> Result<Mixed, GraphError> {
+    let FuseMoeConfig { input_len, hidden_len, output_len, top_k, .. } = *config;
     let weight = |g: &mut Graph, name: &str, sizes: &[usize]| {
         g.input(name, Role::Weight, Type::new(DType::F32, sizes))
     };
     let gate = GateWeights {
-        norm_w: weight(&mut g, "gating.layer_norm.weight", &[input_len]),
-        norm_b: weight(&mut g, "gating.layer_norm.bias", &[input_len]),
-        w: weight(&mut g, "gating.projection.weight", &[EXPERT_COUNT, input_len]),
-        b: weight(&mut g, "gating.projection.bias", &[EXPERT_COUNT]),
+        norm_w: weight(g, "gating.layer_norm.weight", &[input_len]),
+        norm_b: weight(g, "gating.layer_norm.bias", &[input_len]),
+        w: weight(g, "gating.projection.weight", &[EXPERT_COUNT, input_len]),
+        b: weight(g, "gating.projection.bias", &[EXPERT_COUNT]),
     };
-    let q = nn::gate(&mut g, x, &gate, config.temperature, config.smoothing)?;
-    let [mixture, selected] = nn::top_k(&mut g, q, top_k)?;
+    let shares = nn::gate(g, x, &gate, config.temperature, config.smoothing)?;
+    let [mixture, selected] = nn::top_k(g, shares, top_k)?;
     let e = EXPERT_COUNT;
     let experts = ExpertWeights {
-        w1: weight(&mut g, "experts.input_proj.weight", &[e, hidden_len, input_len]),
-        b1: weight(&mut g, "experts.input_proj.bias", &[e, hidden_len]),
-        w2: weight(&mut g, "experts.output_proj.weight", &[e, output_len, hidden_len]),
-        b2: weight(&mut g, "experts.output_proj.bias", &[e, output_len]),
+        w1: weight(g, "experts.input_proj.weight", &[e, hidden_len, input_len]),
+        b1: weight(g, "experts.input_proj.bias", &[e, hidden_len]),
+        w2: weight(g, "experts.output_proj.weight", &[e, output_len, hidden_len]),
+        b2: weight(g, "experts.output_proj.bias", &[e, output_len]),
     };
-    let mut y = nn::experts(&mut g, x, mixture, &experts)?;
+    let mut fused = nn::experts(g, x, mixture, &experts)?;
     if config.output_norm {
-        let norm = weight(&mut g, "output_norm.weight", &[output_len]);
-        let bias = weight(&mut g, "output_norm.bias", &[output_len]);
-        y = nn::layer_norm(&mut g, y, norm, Some(bias), NORM_EPSILON)?;
+        let norm = weight(g, "output_norm.weight", &[output_len]);
+        let bias = weight(g, "output_norm.bias", &[output_len]);
+        fused = nn::layer_norm(g, fused, norm, Some(bias), NORM_EPSILON)?;
     }
     if config.normalize {
-        y = nn::l2_normalize(&mut g, y, crate::embedding::NORM_MIN)?;
+        fused = nn::l2_normalize(g, fused, crate::embedding::NORM_MIN)?;
     }
-    g.output("fused", y);
-    g.output("expert_weights", q);
-    g.output("selected", selected);
-    g.check()
+    Ok(Mixed { fused, shares, selected })
 }
 
 /// A file of fusion weights. The experts' tensors are read as one stack of eight.

@@ -168,15 +168,15 @@ impl EmbeddingPipeline {
             let answering = worker.answering()?;
             let recent_failure_count = worker.recent_failure_count();
             let options = worker.core.options();
-            let build = worker.core.build();
+            let programs = worker.core.programs();
             let mut report = HealthReport {
                 state: HealthState::Healthy,
                 provider: PROVIDER_NAME,
                 configured: options.models.clone(),
                 answering,
                 untrained: options.profile.untrained(),
-                memory_bytes: build.memory().total_bytes(),
-                memory_bytes_max: build.signature().memory_bytes,
+                memory_bytes: programs.memory().total_bytes(),
+                memory_bytes_max: programs.signature().memory_bytes,
                 recent_failure_count,
             };
             report.state = report.verdict(options.missing);

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use calor_ir::DType;
-use calor_runtime::{Build, Choices, LaneId, ProgramId, ProgramSpec, WeightSource};
+use calor_ir::{CheckedGraph, DType};
+use calor_runtime::{Build, Input, LaneId, ProgramId, ProgramSpec, WeightSource};
 use calor_weights::VisionConfig;
 
 use crate::encoder::image_graph;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::precision::InferencePrecision;
-use crate::tower::{RUN_DEADLINE, device_error, graph_error};
+use crate::programs::Programs;
+use crate::tower::{RULE, device_error, graph_error};
 
 /// A CLIP vision tower on a device.
 pub struct ImageTower {
@@ -69,7 +70,11 @@ impl ImageTower {
     ///
     /// # Errors
     /// What the device says.
-    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+    pub fn release(&mut self, programs: &mut Programs) -> EmbeddingResult<()> {
+        if self.programs.is_empty() {
+            return Ok(());
+        }
+        let build = programs.to_build(|| self.label.clone())?;
         let mut programs = self.programs.drain();
         programs.try_for_each(|(_, (id, ..))| build.remove(id).map_err(device_error))
     }
@@ -81,21 +86,26 @@ impl ImageTower {
     /// # Errors
     /// [`EmbeddingError::DimensionMismatch`] for pixels of another size, and what the device
     /// says.
-    pub fn run(&mut self, build: &mut Build, images: &[&[f32]]) -> EmbeddingResult<Vec<Vec<f32>>> {
+    pub fn run(
+        &mut self,
+        programs: &mut Programs,
+        images: &[&[f32]],
+    ) -> EmbeddingResult<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(images.len());
         for chunk in images.chunks(IMAGE_COUNT_MAX) {
-            out.extend(self.run_chunk(build, chunk)?);
+            out.extend(self.run_chunk(programs, chunk)?);
         }
         Ok(out)
     }
 
     fn run_chunk(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         images: &[&[f32]],
     ) -> EmbeddingResult<Vec<Vec<f32>>> {
         let count = images.len().next_power_of_two();
-        let (id, input, output) = self.program(build, count)?;
+        self.ensure(programs, count)?;
+        let (id, input, output) = self.programs[&count];
         let side = self.config.image_len;
         let element_count = self.config.channel_count * side * side;
         self.patches.clear();
@@ -111,41 +121,66 @@ impl ImageTower {
         }
         self.patches.resize(count * element_count, 0.0);
         let bytes = bytemuck::cast_slice(&self.patches);
-        build.write(id, input, bytes).map_err(device_error)?;
-        build.run(id, &[], RUN_DEADLINE).map_err(device_error)?;
-        let row_len = build.plan(id).buffers[output].ty.shape.last();
+        programs.run(id, &[Input { part: 0, slot: input, bytes }], &[])?;
+        let row_len = programs.plan(id).buffers[output].ty.shape.last();
         let mut rows = vec![0.0_f32; images.len() * row_len];
-        build.read(id, output, bytemuck::cast_slice_mut(&mut rows)).map_err(device_error)?;
+        programs.read(id, 0, output, &mut rows)?;
         Ok(rows.chunks_exact(row_len).map(<[f32]>::to_vec).collect())
     }
 
-    fn program(
-        &mut self,
-        build: &mut Build,
-        count: usize,
-    ) -> EmbeddingResult<(ProgramId, usize, usize)> {
-        if let Some(program) = self.programs.get(&count) {
-            return Ok(*program);
-        }
+    /// The counts of images that have programs, rising.
+    pub(crate) fn counts() -> impl Iterator<Item = usize> {
+        (0..).map(|it| 1 << it).take_while(|it| *it <= IMAGE_COUNT_MAX)
+    }
+
+    /// The graph for a number of images.
+    pub(crate) fn graph(&self, count: usize) -> EmbeddingResult<CheckedGraph> {
         let Self { config, projection_len, normalize, dtype, .. } = self;
-        let graph =
-            image_graph(config, *projection_len, count, *normalize, *dtype).map_err(graph_error)?;
-        let spec = ProgramSpec {
+        image_graph(config, *projection_len, count, *normalize, *dtype).map_err(graph_error)
+    }
+
+    /// What the program for a number of images is to be.
+    pub(crate) fn program_spec<'a>(
+        &'a self,
+        count: usize,
+        graph: &'a CheckedGraph,
+    ) -> ProgramSpec<'a> {
+        ProgramSpec {
             label: &self.label,
             token_count_max: count as u32,
             sequence_count_max: count as u32,
             lane: self.lane,
-            graph: &graph,
+            graph,
             source: Some(self.source.clone()),
-            choices: &Choices::default(),
-        };
-        let id = build.program(&spec).map_err(device_error)?;
+            choices: &RULE,
+            channels: &[],
+        }
+    }
+
+    /// Takes over the program for a number of images.
+    pub(crate) fn add(
+        &mut self,
+        build: &Build,
+        count: usize,
+        id: ProgramId,
+    ) -> EmbeddingResult<()> {
         let plan = build.plan(id);
         let missing = || EmbeddingError::InternalError { place: "image plan", source: None };
         let input = plan.input_index("patches").ok_or_else(missing)?;
         let output = plan.output_index("pooled").ok_or_else(missing)?;
         self.programs.insert(count, (id, input, output));
-        Ok((id, input, output))
+        Ok(())
+    }
+
+    fn ensure(&mut self, programs: &mut Programs, count: usize) -> EmbeddingResult<()> {
+        if self.programs.contains_key(&count) {
+            return Ok(());
+        }
+        let label = &self.label;
+        let build = programs.to_build(|| format!("{label} for {count} images"))?;
+        let graph = self.graph(count)?;
+        let id = build.program(&self.program_spec(count, &graph)).map_err(device_error)?;
+        self.add(build, count, id)
     }
 }
 

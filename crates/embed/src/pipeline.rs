@@ -1,11 +1,14 @@
 //! The pipeline of twelve models and their fusion, on one device, for one caller at a time.
 
+mod batch;
+mod forms;
 mod load;
+mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use calor_runtime::{Build, LaneId};
+use calor_runtime::LaneId;
 use calor_telemetry::clock::Stopwatch;
 
 use crate::embedding::{
@@ -20,9 +23,14 @@ use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
 use crate::precision::InferencePrecision;
 use crate::profile::Profile;
+use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
 use crate::tokenizer::LongTokens;
+pub use batch::PreparedBatch;
+use batch::{Draft, Item};
+use forms::Forms;
+pub use warm::ReadyReport;
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;
@@ -52,6 +60,11 @@ pub struct PipelineOptions {
     pub reference_s: Option<i64>,
     /// What the products of the models run in. The fusion is f32.
     pub precision: InferencePrecision,
+    /// Whether slots are finished on the device, where they need not leave it before they are
+    /// fused. On a processor the sparse slot alone is quicker without it.
+    pub device_slots: bool,
+    /// Whether E6 and E12 are handed out in their own forms as well.
+    pub own_forms: bool,
 }
 
 /// What the pipeline makes of one input.
@@ -61,9 +74,9 @@ pub struct PipelineOutput {
     pub embeddings: ConcatenatedEmbedding,
     /// The fused vector; absent when models are missing and that was allowed.
     pub fused: Option<FusedEmbedding>,
-    /// E6 in its own form.
+    /// E6 in its own form, where [`PipelineOptions::own_forms`] wants it.
     pub sparse: Option<SparseVector>,
-    /// E12 in its own form.
+    /// E12 in its own form, where [`PipelineOptions::own_forms`] wants it.
     pub tokens: Option<TokenMatrix>,
     /// What is special about the result.
     pub flags: ResultFlags,
@@ -72,25 +85,32 @@ pub struct PipelineOutput {
 /// The pipeline itself.
 #[derive(Debug)]
 pub struct PipelineCore {
-    build: Build,
+    programs: Programs,
     lane: LaneId,
     options: PipelineOptions,
     neural: Vec<NeuralModel>,
     loaded: BTreeSet<ModelId>,
     fusion: Option<FuseMoE>,
+    /// How all twelve run together, once that was warmed up.
+    forms: Option<Forms>,
     positional: TemporalPositional,
     hdc: HdcEncoder,
 }
 
 impl PipelineCore {
-    /// The device and its programs.
-    pub fn build(&self) -> &Build {
-        &self.build
+    /// The device's programs.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// How it was opened.
     pub fn options(&self) -> &PipelineOptions {
         &self.options
+    }
+
+    /// From now on E6 and E12 are handed out in their own forms as well, or not.
+    pub fn set_own_forms(&mut self, own_forms: bool) {
+        self.options.own_forms = own_forms;
     }
 
     /// Checkpoints in use and the models that each serves.
@@ -113,13 +133,58 @@ impl PipelineCore {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        let prepared = self.prepare_batch(inputs, now_s);
+        self.run_batch(prepared)
+    }
+
+    /// The part of [`PipelineCore::embed_batch`] that needs no device: checks, models that are
+    /// arithmetic, and tokens.
+    pub fn prepare_batch(&self, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
+        let items = inputs.iter().map(|input| {
+            let draft = self.admit(&self.loaded, input, now_s)?;
+            match (&self.forms, text_of(draft.admitted.input())) {
+                (Some(_), Some(_)) => Ok(Item { tokens: self.tokens(&draft)?, draft }),
+                _ => Ok(Item { tokens: Vec::new(), draft }),
+            }
+        });
+        PreparedBatch(items.collect())
+    }
+
+    /// The rest of [`PipelineCore::embed_batch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_batch(
+        &mut self,
+        prepared: PreparedBatch,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
         let watch = Stopwatch::start();
+        let mut outputs: Vec<Option<EmbeddingResult<PipelineOutput>>> = Vec::new();
+        let mut together = Vec::new();
+        let mut drafts: Vec<EmbeddingResult<Draft>> = Vec::new();
+        let mut places = Vec::new();
+        for (place, item) in prepared.0.into_iter().enumerate() {
+            outputs.push(None);
+            match item {
+                Err(err) => outputs[place] = Some(Err(err)),
+                Ok(item) if !item.tokens.is_empty() => together.push((place, item)),
+                Ok(item) => {
+                    places.push(place);
+                    drafts.push(Ok(item.draft));
+                }
+            }
+        }
+        self.run_together(together, &mut outputs)?;
         let wanted = self.loaded.clone();
-        let drafts = self.drafts(&wanted, inputs, now_s)?;
-        let mut outputs: Vec<EmbeddingResult<PipelineOutput>> =
+        self.run_apart(&wanted, &mut drafts)?;
+        let mut apart: Vec<EmbeddingResult<PipelineOutput>> =
             drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect();
-        self.fuse(&mut outputs, watch)?;
-        Ok(outputs)
+        self.fuse(&mut apart, watch)?;
+        for (place, output) in places.into_iter().zip(apart) {
+            outputs[place] = Some(output);
+        }
+        let lost = || EmbeddingError::InternalError { place: "pipeline outputs", source: None };
+        Ok(outputs.into_iter().map(|it| it.unwrap_or_else(|| Err(lost()))).collect())
     }
 
     /// Embeds inputs with one model. A bad item fails alone; the results are in the inputs'
@@ -157,13 +222,23 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<EmbeddingResult<Draft>>> {
         let mut drafts: Vec<EmbeddingResult<Draft>> =
             inputs.iter().map(|input| self.admit(wanted, input, now_s)).collect();
+        self.run_apart(wanted, &mut drafts)?;
+        Ok(drafts)
+    }
+
+    /// Runs the wanted models one after another.
+    fn run_apart(
+        &mut self,
+        wanted: &BTreeSet<ModelId>,
+        drafts: &mut [EmbeddingResult<Draft>],
+    ) -> EmbeddingResult<()> {
         for index in 0..self.neural.len() {
             if self.neural[index].models().iter().any(|it| wanted.contains(it)) {
-                self.run_texts(index, wanted, &mut drafts)?;
-                self.run_images(index, &mut drafts)?;
+                self.run_texts(index, wanted, drafts)?;
+                self.run_images(index, drafts)?;
             }
         }
-        Ok(drafts)
+        Ok(())
     }
 
     /// Checks an input and computes the models that are arithmetic.
@@ -250,7 +325,7 @@ impl PipelineCore {
         if texts.is_empty() {
             return Ok(());
         }
-        let results = self.neural[index].embed(&mut self.build, &texts, wanted)?;
+        let results = self.neural[index].embed(&mut self.programs, &texts, wanted)?;
         let latency_us = watch.elapsed_ns() / 1000 / results.len() as u64;
         for (place, result) in at.into_iter().zip(results) {
             add(&mut drafts[place], result, latency_us);
@@ -282,7 +357,7 @@ impl PipelineCore {
             return Ok(());
         }
         let views: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
-        let vectors = self.neural[index].embed_images(&mut self.build, &views)?;
+        let vectors = self.neural[index].embed_images(&mut self.programs, &views)?;
         let latency_us = watch.elapsed_ns() / 1000 / vectors.len() as u64;
         for (place, vector) in at.into_iter().zip(vectors) {
             let slots = BTreeMap::from([(ModelId::Multimodal, vector)]);
@@ -298,8 +373,10 @@ impl PipelineCore {
         for (model_id, (slot, latency_us)) in slots {
             flags.truncated |= slot.truncated;
             flags.latency_exceeded |= model_id.latency_budget_ms() * 1000 < latency_us;
-            sparse = slot.sparse.or(sparse);
-            tokens = slot.tokens.or(tokens);
+            if self.options.own_forms {
+                sparse = slot.sparse.or(sparse);
+                tokens = slot.tokens.or(tokens);
+            }
             embeddings.set(embedding(model_id, slot.vector, latency_us))?;
         }
         flags.partial = !embeddings.is_complete();
@@ -331,7 +408,7 @@ impl PipelineCore {
         if items.is_empty() {
             return Ok(());
         }
-        let rows = fusion.fuse_batch(&mut self.build, &items)?;
+        let rows = fusion.fuse_batch(&mut self.programs, &items)?;
         let latency_us = watch.elapsed_ns() / 1000;
         for (place, row) in ready.into_iter().zip(rows) {
             if let Ok(output) = &mut outputs[place] {
@@ -341,14 +418,6 @@ impl PipelineCore {
         }
         Ok(())
     }
-}
-
-/// An input on its way.
-struct Draft {
-    admitted: AdmittedInput,
-    content_hash: u64,
-    slots: BTreeMap<ModelId, (SlotVector, u64)>,
-    flags: ResultFlags,
 }
 
 fn embedding(model_id: ModelId, vector: Vec<f32>, latency_us: u64) -> ModelEmbedding {

@@ -88,12 +88,23 @@ impl GaussianRows {
         out.finish()
     }
 
+    /// A file of [`GaussianRows::save`] or a learned matrix of that shape, verified.
+    ///
+    /// # Errors
+    /// As [`TensorFile::open`] and [`TensorFile::require`].
+    pub fn open(&self, path: &Path) -> EmbeddingResult<TensorFile> {
+        let file = TensorFile::open(path, DigestRule::Required)?;
+        file.require(&self.tensor())?;
+        Ok(file)
+    }
+
     fn tensor(&self) -> TensorShape {
         TensorShape { name: ROWS_NAME.to_owned(), shape: vec![self.in_len, self.out_len] }
     }
 }
 
-const ROWS_NAME: &str = "projection.weight";
+/// What the rows are called in their file.
+pub(crate) const ROWS_NAME: &str = "projection.weight";
 
 /// Projects sparse vectors through [`GaussianRows`], which are made, or read from a file, as they
 /// are needed and kept within a bound.
@@ -116,8 +127,7 @@ impl SparseProjection {
     /// # Errors
     /// As [`TensorFile::open`] and [`TensorFile::require`].
     pub fn open(rows: GaussianRows, path: &Path, cached_rows_max: usize) -> EmbeddingResult<Self> {
-        let file = TensorFile::open(path, DigestRule::Required)?;
-        file.require(&rows.tensor())?;
+        let file = rows.open(path)?;
         Ok(Self { rows, file: Some(file), cache: Mutex::new(RowCache::new(cached_rows_max)) })
     }
 

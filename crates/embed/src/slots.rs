@@ -4,8 +4,6 @@ mod open;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use calor_runtime::Build;
-
 use crate::embedding::{SparseVector, TokenMatrix, normalize_l2};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::image_tower::ImageTower;
@@ -14,6 +12,7 @@ use crate::lexical::lexical_vector;
 use crate::model_id::ModelId;
 use crate::packing::PackItem;
 use crate::profile::Need;
+use crate::programs::Programs;
 use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
 use crate::tokenizer::{ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
 use crate::tower::{TextTower, weights_bytes};
@@ -56,6 +55,8 @@ pub(crate) struct NeuralModel {
     /// Host-side map of a native vector whose size is not its slot's.
     map: Option<OrthonormalMap>,
     trunk: bool,
+    /// Whether the tower's outputs are the slots themselves.
+    device_slots: bool,
 }
 
 #[derive(Debug)]
@@ -65,11 +66,19 @@ enum Tokens {
 }
 
 /// A tokenized text with what is needed after the run.
-struct Prepared {
-    ids: Vec<u32>,
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) ids: Vec<u32>,
     attended_len: usize,
-    keep: Option<Vec<bool>>,
-    truncated: bool,
+    pub(crate) keep: Option<Vec<bool>>,
+    pub(crate) truncated: bool,
+}
+
+impl Prepared {
+    /// As a packer takes it.
+    pub(crate) fn item(&self) -> PackItem<'_> {
+        PackItem { ids: &self.ids, attended_len: self.attended_len, keep: self.keep.as_deref() }
+    }
 }
 
 /// Rows and their length of an output of a tower, by its name.
@@ -88,37 +97,56 @@ impl NeuralModel {
         &self.tower
     }
 
+    pub(crate) fn tower_mut(&mut self) -> &mut TextTower {
+        &mut self.tower
+    }
+
+    pub(crate) fn image(&self) -> Option<&ImageTower> {
+        self.image.as_ref()
+    }
+
+    pub(crate) fn image_mut(&mut self) -> Option<&mut ImageTower> {
+        self.image.as_mut()
+    }
+
+    /// The models whose slots the tower leaves on the device, with the outputs' names.
+    pub(crate) fn device_slots(&self) -> Vec<(ModelId, String)> {
+        let on_device = |it: &&ModelId| !(self.trunk && **it == ModelId::Sparse);
+        match self.device_slots {
+            true => self.models.iter().filter(on_device).map(|it| (*it, slot_name(*it))).collect(),
+            false => Vec::new(),
+        }
+    }
+
     pub(crate) fn takes_images(&self) -> bool {
         self.image.is_some()
     }
 
     /// Gives the device memory of every program back.
-    pub(crate) fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
-        self.tower.release(build)?;
-        self.image.as_mut().map_or(Ok(()), |it| it.release(build))
+    pub(crate) fn release(&mut self, programs: &mut Programs) -> EmbeddingResult<()> {
+        self.tower.release(programs)?;
+        self.image.as_mut().map_or(Ok(()), |it| it.release(programs))
     }
 
     /// Device bytes of the weights that its programs bind.
-    pub(crate) fn weights_bytes(&self, build: &Build) -> u64 {
+    pub(crate) fn weights_bytes(&self, programs: &Programs) -> u64 {
         let images = self.image.iter().flat_map(ImageTower::programs);
-        weights_bytes(build, self.tower.programs().chain(images))
+        weights_bytes(programs, self.tower.programs().chain(images))
     }
 
     /// What each wanted model of the checkpoint makes of each text.
     pub(crate) fn embed(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         texts: &[NeuralText<'_>],
         wanted: &BTreeSet<ModelId>,
     ) -> EmbeddingResult<Vec<EmbeddingResult<BTreeMap<ModelId, SlotVector>>>> {
         let prepared: Vec<EmbeddingResult<Prepared>> =
             texts.iter().map(|it| self.prepare(it)).collect();
         let good: Vec<&Prepared> = prepared.iter().filter_map(|it| it.as_ref().ok()).collect();
-        let items: Vec<PackItem<'_>> = good
-            .iter()
-            .map(|it| PackItem { ids: &it.ids, attended_len: it.attended_len, keep: None })
-            .collect();
-        let outputs = if items.is_empty() { Vec::new() } else { self.tower.run(build, &items)? };
+        let items: Vec<PackItem<'_>> = good.iter().map(|it| it.item()).collect();
+        let outputs =
+            if items.is_empty() { Vec::new() } else { self.tower.run(programs, &items)? };
         let mut rows = (0..good.len()).map(|at| {
             let of = |name: &str| {
                 let output = outputs.iter().find(|it| it.name == name)?;
@@ -146,13 +174,13 @@ impl NeuralModel {
     /// One vector for each image.
     pub(crate) fn embed_images(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         images: &[&[f32]],
     ) -> EmbeddingResult<Vec<SlotVector>> {
         let Some(image) = &mut self.image else {
             return Err(EmbeddingError::InternalError { place: "image tower", source: None });
         };
-        let vectors = image.run(build, images)?;
+        let vectors = image.run(programs, images)?;
         vectors
             .into_iter()
             .map(|vector| {
@@ -167,7 +195,7 @@ impl NeuralModel {
         self.image.as_ref().map(|it| it.config().image_len)
     }
 
-    fn prepare(&self, text: &NeuralText<'_>) -> EmbeddingResult<Prepared> {
+    pub(crate) fn prepare(&self, text: &NeuralText<'_>) -> EmbeddingResult<Prepared> {
         let tokenizer = match &self.tokens {
             Tokens::Colbert(colbert) => {
                 let tokens = match text.role {
@@ -210,30 +238,29 @@ impl NeuralModel {
         for model in self.models.iter().copied().filter(|it| wanted.contains(it)) {
             let mut made = SlotVector { vector: Vec::new(), sparse: None, tokens: None, truncated };
             match model {
+                ModelId::Sparse if self.trunk => {
+                    let sparse = self.lexical(&item.ids)?;
+                    made.vector = self.projected(&sparse)?;
+                    made.sparse = Some(sparse);
+                }
                 ModelId::Sparse => {
-                    let sparse = if self.trunk {
-                        self.lexical(&item.ids)?
-                    } else {
-                        SparseVector::from_dense(of("pooled").ok_or_else(lost)?.0)?
+                    let sparse = SparseVector::from_dense(of("pooled").ok_or_else(lost)?.0)?;
+                    made.vector = match self.device_slots {
+                        true => of(&slot_name(model)).ok_or_else(lost)?.0.to_vec(),
+                        false => self.projected(&sparse)?,
                     };
-                    let projection = self.sparse.as_ref().ok_or_else(lost)?;
-                    made.vector = projection.apply(&sparse)?;
-                    normalize_l2(&mut made.vector);
                     made.sparse = Some(sparse);
                 }
                 ModelId::LateInteraction => {
-                    let name = if self.trunk { slot_name(model) } else { "tokens".into() };
-                    let (rows, row_len) = of(&name).ok_or_else(lost)?;
-                    let rows = match &item.keep {
-                        Some(keep) => kept(rows, row_len, keep),
-                        None => rows.to_vec(),
+                    let (rows, row_len) = of("tokens").ok_or_else(lost)?;
+                    let matrix = self.token_matrix(rows, row_len, item.keep.as_deref())?;
+                    made.vector = match self.device_slots {
+                        true => of(&slot_name(model)).ok_or_else(lost)?.0.to_vec(),
+                        false => matrix.mean_unit(),
                     };
-                    let rows = self.token_rows(rows, row_len)?;
-                    let matrix = TokenMatrix::new(rows, model.slot_dimension())?;
-                    made.vector = matrix.mean_unit();
                     made.tokens = Some(matrix);
                 }
-                _ if self.trunk => {
+                _ if self.trunk || self.device_slots => {
                     made.vector = of(&slot_name(model)).ok_or_else(lost)?.0.to_vec();
                 }
                 _ => made.vector = self.to_slot(model, of("pooled").ok_or_else(lost)?.0)?,
@@ -241,6 +268,36 @@ impl NeuralModel {
             out.insert(model, made);
         }
         Ok(out)
+    }
+
+    /// E6's slot of terms that were found on the host.
+    fn projected(&self, sparse: &SparseVector) -> EmbeddingResult<Vec<f32>> {
+        let lost = || EmbeddingError::InternalError { place: "sparse projection", source: None };
+        let mut vector = self.sparse.as_ref().ok_or_else(lost)?.apply(sparse)?;
+        normalize_l2(&mut vector);
+        Ok(vector)
+    }
+
+    /// E6's own form and slot where they are made on the host alone.
+    pub(crate) fn host_sparse(&self, ids: &[u32]) -> EmbeddingResult<(SparseVector, Vec<f32>)> {
+        let sparse = self.lexical(ids)?;
+        let vector = self.projected(&sparse)?;
+        Ok((sparse, vector))
+    }
+
+    /// E12's own form of the rows that count.
+    pub(crate) fn token_matrix(
+        &self,
+        rows: &[f32],
+        row_len: usize,
+        keep: Option<&[bool]>,
+    ) -> EmbeddingResult<TokenMatrix> {
+        let rows = match keep {
+            Some(keep) => kept(rows, row_len, keep),
+            None => rows.to_vec(),
+        };
+        let rows = self.token_rows(rows, row_len)?;
+        TokenMatrix::new(rows, ModelId::LateInteraction.slot_dimension())
     }
 
     /// Token rows of a checkpoint whose projection has another width than the slot.
@@ -287,6 +344,6 @@ fn kept(rows: &[f32], row_len: usize, keep: &[bool]) -> Vec<f32> {
 }
 
 /// The output of a model's own map of the trunk.
-fn slot_name(model: ModelId) -> String {
+pub(crate) fn slot_name(model: ModelId) -> String {
     format!("slot.{}", model.as_str())
 }

@@ -1,25 +1,28 @@
 //! An encoder on a device: a program for each bucket, made when it is first needed, and packed
 //! batches through them.
 
+mod rows;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use calor_ir::{CheckedGraph, DType};
 use calor_runtime::{
-    Build, Choices, LaneId, Place, PlanStep, ProgramId, ProgramSpec, RuntimeError, WeightSource,
+    Build, ChannelId, Choices, Input, LaneId, Place, PlanStep, ProgramId, ProgramSpec, Run,
+    RuntimeError, WeightSource,
 };
 use calor_weights::{EncoderConfig, Head, Position};
 
 use crate::encoder::{TextOutputs, text_graph};
 use crate::error::{EmbeddingError, EmbeddingResult, LengthUnit};
-use crate::packing::{
-    Bucket, Keys, PackBuffers, PackForm, PackItem, PackOrder, Positions, close_batches, pack,
-};
+use crate::packing::{Bucket, Keys, PackForm, PackItem, PackOrder, Positions, close_batches};
 use crate::precision::InferencePrecision;
+use crate::programs::Programs;
+pub(crate) use rows::TextSlots;
+use rows::{INPUT_NAMES, Scratch};
 
-/// Longest that one program may take.
-pub(crate) const RUN_DEADLINE: Duration = Duration::from_secs(600);
+/// What planning does by rule.
+pub(crate) static RULE: LazyLock<Choices> = LazyLock::new(Choices::default);
 
 /// The device failed, or the graph could not be built for it.
 pub(crate) fn device_error(source: RuntimeError) -> EmbeddingError {
@@ -32,7 +35,7 @@ pub(crate) fn graph_error(source: calor_ir::GraphError) -> EmbeddingError {
 }
 
 /// Device bytes of the weights that the steps of programs read, each counted once.
-pub(crate) fn weights_bytes(build: &Build, programs: impl Iterator<Item = ProgramId>) -> u64 {
+pub(crate) fn weights_bytes(build: &Programs, programs: impl Iterator<Item = ProgramId>) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
     for program in programs {
@@ -80,27 +83,13 @@ pub struct TextTower {
     ladder: Vec<Bucket>,
     programs: HashMap<Bucket, TextProgram>,
     scratch: Scratch,
+    /// Channels that outputs lie in, by name.
+    channels: Vec<(String, ChannelId)>,
 }
 
 struct TextProgram {
     id: ProgramId,
-    /// Slot of each input, where the graph has it.
-    ids: Option<usize>,
-    positions: Option<usize>,
-    types: Option<usize>,
-    segment: Option<usize>,
-    lo: Option<usize>,
-    hi: Option<usize>,
-    seg_lo: Option<usize>,
-    seg_hi: Option<usize>,
-    outputs: Vec<OutputSlot>,
-}
-
-struct OutputSlot {
-    name: String,
-    slot: usize,
-    row_len: usize,
-    by_token: bool,
+    slots: TextSlots,
 }
 
 /// Rows that left a tower.
@@ -114,20 +103,6 @@ pub struct TowerOutput {
     pub by_token: bool,
     /// Rows of each item, in the order of the items.
     pub items: Vec<Vec<f32>>,
-}
-
-#[derive(Default)]
-struct Scratch {
-    ids: Vec<i32>,
-    positions: Vec<i32>,
-    types: Vec<i32>,
-    lo: Vec<i32>,
-    hi: Vec<i32>,
-    extra: Vec<i32>,
-    segment: Vec<i32>,
-    bounds: Vec<i32>,
-    keep: Vec<f32>,
-    rows: Vec<f32>,
 }
 
 impl TextTower {
@@ -149,7 +124,7 @@ impl TextTower {
         };
         let form = PackForm { keys: Keys::Full, positions, type_id: 0, pad_id };
         let (programs, scratch) = (HashMap::new(), Scratch::default());
-        Ok(Self { spec, dtype, lane, form, ladder, programs, scratch })
+        Ok(Self { spec, dtype, lane, form, ladder, programs, scratch, channels: Vec::new() })
     }
 
     /// Buckets, rising.
@@ -184,60 +159,80 @@ impl TextTower {
     /// Removes every program; the next run builds them anew.
     ///
     /// # Errors
-    /// What the device says.
-    pub fn release(&mut self, build: &mut Build) -> EmbeddingResult<()> {
+    /// What the device says, and [`EmbeddingError::NotWarm`] once everything is sealed.
+    pub fn release(&mut self, programs: &mut Programs) -> EmbeddingResult<()> {
+        if self.programs.is_empty() {
+            return Ok(());
+        }
+        let build = programs.to_build(|| self.spec.label.clone())?;
         let mut programs = self.programs.drain();
         programs.try_for_each(|(_, it)| build.remove(it.id).map_err(device_error))
+    }
+
+    /// From now on outputs lie in channels, and programs in this lane.
+    pub(crate) fn leave_in(&mut self, lane: LaneId, channels: Vec<(String, ChannelId)>) {
+        (self.lane, self.channels) = (lane, channels);
+    }
+
+    /// Channels by the outputs' names.
+    pub(crate) fn channels(&self) -> Vec<(&str, ChannelId)> {
+        self.channels.iter().map(|(name, id)| (name.as_str(), *id)).collect()
+    }
+
+    /// What the program of a bucket is to be.
+    pub(crate) fn program_spec<'a>(
+        &'a self,
+        bucket: Bucket,
+        lane: LaneId,
+        graph: &'a CheckedGraph,
+        channels: &'a [(&'a str, ChannelId)],
+    ) -> ProgramSpec<'a> {
+        ProgramSpec {
+            label: &self.spec.label,
+            token_count_max: bucket.token_count as u32,
+            sequence_count_max: bucket.sequence_count as u32,
+            lane,
+            graph,
+            source: Some(self.spec.source.clone()),
+            choices: &RULE,
+            channels,
+        }
+    }
+
+    /// The lane of its programs.
+    pub(crate) fn lane(&self) -> LaneId {
+        self.lane
+    }
+
+    /// Takes over the program of a bucket.
+    pub(crate) fn add(
+        &mut self,
+        build: &Build,
+        graph: &CheckedGraph,
+        bucket: Bucket,
+        id: ProgramId,
+    ) -> EmbeddingResult<()> {
+        let slots = TextSlots::of(graph, build.plan(id), bucket)?;
+        self.programs.insert(bucket, TextProgram { id, slots });
+        Ok(())
     }
 
     /// Builds the program of a bucket unless it is there.
     ///
     /// # Errors
-    /// When the graph, its plan, the weights or the device fail.
-    pub fn ensure(&mut self, build: &mut Build, bucket: Bucket) -> EmbeddingResult<()> {
+    /// When the graph, its plan, the weights or the device fail, and
+    /// [`EmbeddingError::NotWarm`] once everything is sealed.
+    pub fn ensure(&mut self, programs: &mut Programs, bucket: Bucket) -> EmbeddingResult<()> {
         if self.programs.contains_key(&bucket) {
             return Ok(());
         }
+        let label = &self.spec.label;
+        let build = programs.to_build(|| format!("{label} for {} tokens", bucket.token_count))?;
         let graph = self.graph(bucket)?;
-        let spec = ProgramSpec {
-            label: &self.spec.label,
-            token_count_max: bucket.token_count as u32,
-            sequence_count_max: bucket.sequence_count as u32,
-            lane: self.lane,
-            graph: &graph,
-            source: Some(self.spec.source.clone()),
-            choices: &Choices::default(),
-        };
+        let channels = self.channels();
+        let spec = self.program_spec(bucket, self.lane, &graph, &channels);
         let id = build.program(&spec).map_err(device_error)?;
-        let plan = build.plan(id);
-        let mut outputs = Vec::new();
-        for output in graph.graph().outputs() {
-            let shape = graph.graph().shape(output.value);
-            let slot = plan.output_index(&output.name).ok_or_else(|| {
-                EmbeddingError::InternalError { place: "plan outputs", source: None }
-            })?;
-            outputs.push(OutputSlot {
-                name: output.name.clone(),
-                slot,
-                row_len: shape.last(),
-                by_token: shape.sizes()[0] == bucket.token_count
-                    && plan.buffers[slot].live != Some(crate::encoder::LIVE_SEQUENCES),
-            });
-        }
-        let program = TextProgram {
-            id,
-            ids: plan.input_index("ids"),
-            positions: plan.input_index("positions"),
-            types: plan.input_index("types"),
-            segment: plan.input_index("segment"),
-            lo: plan.input_index("lo"),
-            hi: plan.input_index("hi"),
-            seg_lo: plan.input_index("seg_lo"),
-            seg_hi: plan.input_index("seg_hi"),
-            outputs,
-        };
-        self.programs.insert(bucket, program);
-        Ok(())
+        self.add(build, &graph, bucket, id)
     }
 
     /// Runs items, packed together as far as the budget goes, longest first. The results are in
@@ -248,7 +243,7 @@ impl TextTower {
     /// bucket; nothing has run then.
     pub fn run(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         items: &[PackItem<'_>],
     ) -> EmbeddingResult<Vec<TowerOutput>> {
         let lengths: Vec<usize> = items.iter().map(|it| it.ids.len()).collect();
@@ -258,7 +253,7 @@ impl TextTower {
         let mut all: Vec<TowerOutput> = Vec::new();
         for batch in &batches {
             let part: Vec<PackItem<'_>> = batch.item_indexes.iter().map(|at| items[*at]).collect();
-            let outputs = self.run_batch(build, &part, batch.token_count)?;
+            let outputs = self.run_batch(programs, &part, batch.token_count)?;
             if all.is_empty() {
                 all = outputs
                     .iter()
@@ -302,57 +297,100 @@ impl TextTower {
         }
     }
 
+    /// The smallest bucket that holds so much.
+    pub(crate) fn bucket(&self, token_count: usize, item_count: usize) -> Option<Bucket> {
+        Bucket::smallest(&self.ladder, token_count, item_count)
+    }
+
     fn run_batch(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         items: &[PackItem<'_>],
         token_count: usize,
     ) -> EmbeddingResult<Vec<TowerOutput>> {
-        let bucket = Bucket::smallest(&self.ladder, token_count, items.len()).ok_or(
-            EmbeddingError::InternalError { place: "bucket of a closed batch", source: None },
-        )?;
-        self.ensure(build, bucket)?;
-        self.scratch.pack(items, bucket, &self.form)?;
+        let bucket =
+            self.bucket(token_count, items.len()).ok_or(EmbeddingError::InternalError {
+                place: "bucket of a closed batch",
+                source: None,
+            })?;
+        self.ensure(programs, bucket)?;
+        self.run_in(programs, bucket, items)
+    }
+
+    /// Runs items in a bucket whose program is there.
+    pub(crate) fn run_in(
+        &mut self,
+        programs: &mut Programs,
+        bucket: Bucket,
+        items: &[PackItem<'_>],
+    ) -> EmbeddingResult<Vec<TowerOutput>> {
+        let run = self.start(programs, bucket, items)?;
+        programs.finish(run)?;
+        let token_count = items.iter().map(|it| it.ids.len()).sum();
+        self.collect(programs, bucket, items, token_count)
+    }
+
+    /// Packs items and starts the program of a bucket, which is there.
+    pub(crate) fn start(
+        &mut self,
+        programs: &mut Programs,
+        bucket: Bucket,
+        items: &[PackItem<'_>],
+    ) -> EmbeddingResult<Run> {
+        let live = self.pack(items, bucket)?;
         let program = &self.programs[&bucket];
-        let scratch = &self.scratch;
-        let sequences = bucket.sequence_count;
-        let inputs = [
-            (program.ids, scratch.ids.as_slice()),
-            (program.positions, scratch.positions.as_slice()),
-            (program.types, scratch.types.as_slice()),
-            (program.segment, scratch.segment.as_slice()),
-            (program.lo, scratch.lo.as_slice()),
-            (program.hi, scratch.hi.as_slice()),
-            (program.seg_lo, &scratch.bounds[..sequences]),
-            (program.seg_hi, &scratch.bounds[1..]),
-        ];
-        for (slot, values) in inputs {
-            if let Some(slot) = slot {
-                let bytes = bytemuck::cast_slice(values);
-                build.write(program.id, slot, bytes).map_err(device_error)?;
+        let (inputs, count) = self.inputs(&program.slots, 0);
+        programs.start(program.id, &inputs[..count], &[&live])
+    }
+
+    /// Writes items into the tower's own memory as the rows of a bucket. The live counts come
+    /// back.
+    pub(crate) fn pack(
+        &mut self,
+        items: &[PackItem<'_>],
+        bucket: Bucket,
+    ) -> EmbeddingResult<[u32; 2]> {
+        self.scratch.pack(items, bucket, &self.form)?;
+        let token_count: usize = items.iter().map(|it| it.ids.len()).sum();
+        Ok([token_count as u32, items.len() as u32])
+    }
+
+    /// What was packed last as the inputs of a plan, and how many there are.
+    pub(crate) fn inputs<'a>(
+        &'a self,
+        slots: &TextSlots,
+        part: usize,
+    ) -> ([Input<'a>; INPUT_NAMES.len()], usize) {
+        let mut inputs = [Input { part, slot: 0, bytes: &[] }; INPUT_NAMES.len()];
+        let mut count = 0;
+        for (slot, bytes) in slots.inputs.iter().zip(self.scratch.rows(slots.bucket())) {
+            if let Some(slot) = *slot {
+                inputs[count] = Input { part, slot, bytes };
+                count += 1;
             }
         }
-        let live = [token_count as u32, items.len() as u32];
-        build.run(program.id, &live, RUN_DEADLINE).map_err(device_error)?;
-        self.collect(build, bucket, items, token_count)
+        (inputs, count)
+    }
+
+    /// The program of a bucket, if it is there.
+    pub(crate) fn program(&self, bucket: Bucket) -> Option<(ProgramId, &TextSlots)> {
+        self.programs.get(&bucket).map(|it| (it.id, &it.slots))
     }
 
     fn collect(
         &mut self,
-        build: &mut Build,
+        programs: &mut Programs,
         bucket: Bucket,
         items: &[PackItem<'_>],
         token_count: usize,
     ) -> EmbeddingResult<Vec<TowerOutput>> {
-        let program = &self.programs[&bucket];
-        let mut outputs = Vec::with_capacity(program.outputs.len());
-        for output in &program.outputs {
+        let TextProgram { id, slots } = &self.programs[&bucket];
+        let mut outputs = Vec::with_capacity(slots.outputs.len());
+        for output in &slots.outputs {
             let row_count = if output.by_token { token_count } else { items.len() };
-            let rows = &mut self.scratch.rows;
+            let rows = &mut self.scratch.read;
             rows.resize(row_count * output.row_len, 0.0);
-            build
-                .read(program.id, output.slot, bytemuck::cast_slice_mut(rows.as_mut_slice()))
-                .map_err(device_error)?;
+            programs.read(*id, 0, output.slot, rows.as_mut_slice())?;
             let mut start = 0;
             let items = items
                 .iter()
@@ -380,51 +418,5 @@ impl std::fmt::Debug for TextTower {
             .field("label", &self.spec.label)
             .field("programs", &self.programs.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl Scratch {
-    fn pack(
-        &mut self,
-        items: &[PackItem<'_>],
-        bucket: Bucket,
-        form: &PackForm,
-    ) -> EmbeddingResult<()> {
-        let Bucket { token_count, sequence_count } = bucket;
-        for buffer in [
-            &mut self.ids,
-            &mut self.positions,
-            &mut self.types,
-            &mut self.lo,
-            &mut self.hi,
-            &mut self.extra,
-            &mut self.segment,
-        ] {
-            buffer.resize(token_count, 0);
-        }
-        self.bounds.resize(sequence_count + 1, 0);
-        self.keep.resize(token_count, 0.0);
-        pack(
-            items,
-            bucket,
-            form,
-            &mut PackBuffers {
-                ids: &mut self.ids,
-                positions: &mut self.positions,
-                types: &mut self.types,
-                lo: &mut self.lo,
-                hi: &mut self.hi,
-                extra: &mut self.extra,
-                bounds: &mut self.bounds,
-                keep: &mut self.keep,
-            },
-        )?;
-        self.segment.fill(0);
-        let mut start = 0;
-        for (number, item) in items.iter().enumerate() {
-            self.segment[start..start + item.ids.len()].fill(number as i32);
-            start += item.ids.len();
-        }
-        Ok(())
     }
 }

@@ -24,6 +24,7 @@ fn text(model: &str, dtype: DType) -> CheckedGraph {
         normalize: true,
         slots: Vec::new(),
         token_slot: None,
+        token_mean: None,
     };
     let encoder = config(model).text.unwrap();
     text_graph(&encoder, Head::None, "", Bucket::of_tokens(512), &outputs, dtype).unwrap()

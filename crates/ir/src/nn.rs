@@ -286,7 +286,8 @@ pub fn l2_normalize(g: &mut Graph, x: ValueId, eps: f64) -> Layer {
 
 /// Term weights of each segment, from `chunk_len` rows of logits at a time.
 ///
-/// Shapes: `h: [t, k]`, `w: [v, k]`, `bias: [v]`, `lo` and `hi: i32 [n]`, result `[n, v]`.
+/// Shapes: `h: [t, k]`, `w: [v, k]`, `bias: [v]`, `lo` and `hi: i32 [n]`, result `[n, v]` of the
+/// wide type.
 ///
 /// # Errors
 /// When types or shapes do not fit, or there are more than 256 chunks.

@@ -2,16 +2,15 @@
 
 mod codes;
 mod memory;
+mod prepare;
 mod remove;
+mod run;
 mod weights;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use calor_device::{
-    Artifacts, BufferId, CodeId, Device, NoArtifacts, PreparedId, Span, Step, Word,
-};
+use calor_device::{Artifacts, CodeId, Device, NoArtifacts, PreparedId};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::clock::Stopwatch;
@@ -20,19 +19,38 @@ use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::plan::{
-    BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanSpan, PlanStep, plan,
-};
+use crate::plan::{BufferKind, Capabilities, Choices, Place, Plan, PlanSpan, plan};
 use crate::source::WeightSource;
 use codes::Codes;
-use memory::{Binding, Lane, boundary_bytes};
+use codes::on_threads;
+use memory::{ALIGN_BYTES, Binding, Boundary, Channel, LIVE_BYTES, Lane};
+use prepare::device_step;
 use weights::Shared;
 
 pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
 pub use memory::MemoryReport;
+pub use run::{INPUT_COUNT_MAX, Input, Run};
 
-/// Counts that a live block holds.
+/// Counts that a part of a program has in the live block.
 pub const LIVE_COUNT_MAX: usize = 4;
+/// Most parts of a program: what the live block has room for.
+pub const PART_COUNT_MAX: usize = LIVE_BYTES as usize / 4 / LIVE_COUNT_MAX;
+
+/// How long building took, by kind of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildTimes {
+    /// Planning.
+    pub plans_ns: u64,
+    /// Compiling and loading code, or finding it.
+    pub code_ns: u64,
+    /// Reserving arenas and boundaries.
+    pub memory_ns: u64,
+    /// Reading, converting and uploading weights.
+    pub weights_ns: u64,
+    /// Preparing programs: capture where a device captures.
+    pub prepare_ns: u64,
+}
+
 /// A program of a build or session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProgramId(usize);
@@ -40,6 +58,10 @@ pub struct ProgramId(usize);
 /// Programs that never overlap in time; they share an arena and boundary memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LaneId(usize);
+
+/// Memory that outlives runs, in which one program leaves rows for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelId(usize);
 
 /// What a program is to be.
 #[derive(Clone)]
@@ -58,19 +80,47 @@ pub struct ProgramSpec<'a> {
     pub source: Option<Arc<dyn WeightSource>>,
     /// Choices of the plan.
     pub choices: &'a Choices,
+    /// Inputs and outputs that lie in channels, by name.
+    pub channels: &'a [(&'a str, ChannelId)],
+}
+
+/// A graph of a program that has several.
+#[derive(Clone)]
+pub struct PartSpec<'a> {
+    /// Parts of one branch run behind each other and share its memory; branches run at once.
+    pub branch: usize,
+    /// What it is to be. The lanes of all parts are the same.
+    pub spec: ProgramSpec<'a>,
+}
+
+/// A program of several graphs.
+#[derive(Clone)]
+pub struct JoinedSpec<'a> {
+    /// For people and events.
+    pub label: &'a str,
+    /// Its graphs, 1 to [`PART_COUNT_MAX`].
+    pub parts: Vec<PartSpec<'a>>,
 }
 
 struct Program {
     label: Label,
+    parts: Vec<Part>,
+    lane: usize,
+    prepared: Option<PreparedId>,
+    removed: bool,
+}
+
+/// One graph of a program.
+struct Part {
+    label: Label,
+    branch: usize,
     bucket: [u32; 2],
     plan: Plan,
     codes: Vec<CodeId>,
     bindings: Vec<Binding>,
-    live_offset: u64,
-    lane: usize,
-    prepared: Option<PreparedId>,
+    /// First byte of its branch in the arena.
+    arena_base: u64,
     digest: Digest,
-    removed: bool,
 }
 
 pub(crate) struct Engine {
@@ -82,9 +132,13 @@ pub(crate) struct Engine {
     codes: Codes,
     shared: HashMap<(Digest, Digest), Shared>,
     lanes: Vec<Lane>,
+    channels: Vec<Option<Channel>>,
     programs: Vec<Program>,
     report: MemoryReport,
+    times: BuildTimes,
     quota_bytes: u64,
+    /// What is written in front of a run, put together.
+    written: Vec<u8>,
 }
 
 impl Engine {
@@ -104,9 +158,12 @@ impl Engine {
             codes: Codes::default(),
             shared: HashMap::new(),
             lanes: Vec::new(),
+            channels: Vec::new(),
             programs: Vec::new(),
             report: MemoryReport::default(),
+            times: BuildTimes::default(),
             quota_bytes,
+            written: Vec::new(),
         }
     }
 
@@ -122,192 +179,215 @@ impl Engine {
         self.report
     }
 
+    pub(crate) fn times(&self) -> BuildTimes {
+        self.times
+    }
+
     pub(crate) fn lane(&mut self) -> LaneId {
         self.lanes.push(Lane::default());
         LaneId(self.lanes.len() - 1)
     }
 
-    pub(crate) fn plan_of(&self, program: ProgramId) -> &Plan {
-        &self.programs[program.0].plan
+    /// A lane with a boundary of its own that uses the arena of another.
+    pub(crate) fn lane_beside(&mut self, other: LaneId) -> LaneId {
+        let arena_of = Some(self.arena_lane(other.0));
+        self.lanes.push(Lane { arena_of, ..Lane::default() });
+        LaneId(self.lanes.len() - 1)
     }
 
-    pub(crate) fn digest_of(&self, program: ProgramId) -> Digest {
-        self.programs[program.0].digest
+    pub(crate) fn plan_of(&self, program: ProgramId, part: usize) -> &Plan {
+        &self.programs[program.0].parts[part].plan
     }
 
-    /// Plans, compiles, loads weights and reserves memory for a program.
-    pub(crate) fn add(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
-        let plan = self.plan(spec)?;
-        self.within_quota(spec, &plan)?;
-        let codes = self.codes_of(&plan.units)?;
-        let shared = self.prelude(spec, &plan, &codes)?;
-        let (bindings, live_offset, boundary_bytes) = self.bind(&plan, shared)?;
-        self.grow(spec.lane, plan.arena_bytes, boundary_bytes)?;
-        self.codes.pin(&codes);
-        let digest = plan.digest();
-        self.programs.push(Program {
-            label: Label::of(spec.label),
-            bucket: [spec.token_count_max, spec.sequence_count_max],
-            plan,
-            codes,
-            bindings,
-            live_offset,
-            lane: spec.lane.0,
-            prepared: None,
-            digest,
-            removed: false,
-        });
-        self.release_unused_code()?;
-        Ok(ProgramId(self.programs.len() - 1))
+    pub(crate) fn digest_of(&self, program: ProgramId, part: usize) -> Digest {
+        self.programs[program.0].parts[part].digest
     }
 
-    fn plan(&self, spec: &ProgramSpec<'_>) -> Result<Plan, RuntimeError> {
+    /// Plans, compiles and loads code, reserves memory and loads weights, in this order and each
+    /// for all programs: code goes in while memory is free, and nothing is compiled once weights
+    /// have come.
+    pub(crate) fn add(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
         let watch = Stopwatch::start();
+        let plans = self.plans(specs)?;
+        let mut drafts = Vec::with_capacity(specs.len());
+        let mut plans = plans.into_iter();
+        for spec in specs {
+            let plans: Vec<Plan> = plans.by_ref().take(spec.parts.len()).collect();
+            drafts.push(self.draft(spec, plans)?);
+        }
+        self.within_quota(&drafts)?;
+        let plans_ns = watch.elapsed_ns();
+        let units: Vec<Unit> =
+            drafts.iter().flat_map(|it| &it.plans).flat_map(|it| it.units.clone()).collect();
+        let mut codes = self.codes_of(&units)?.into_iter();
+        let code_ns = watch.elapsed_ns();
+        for draft in &drafts {
+            self.grow(draft.lane(), draft.arena_bytes, draft.boundary.bytes)?;
+        }
+        let memory_ns = watch.elapsed_ns();
+        let mut made = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let Draft { spec, plans, boundary, bases, .. } = &draft;
+            let mut parts = Vec::with_capacity(plans.len());
+            for (index, (PartSpec { branch, spec }, plan)) in
+                spec.parts.iter().zip(plans).enumerate()
+            {
+                let codes: Vec<CodeId> = codes.by_ref().take(plan.units.len()).collect();
+                let shared = self.prelude(spec, plan, &codes)?;
+                let bindings = self.bind(spec, plan, shared, boundary, index)?;
+                self.codes.pin(&codes);
+                parts.push(Part {
+                    label: Label::of(spec.label),
+                    branch: *branch,
+                    bucket: [spec.token_count_max, spec.sequence_count_max],
+                    digest: plan.digest(),
+                    plan: plan.clone(),
+                    codes,
+                    bindings,
+                    arena_base: bases[index],
+                });
+            }
+            let (label, lane) = (Label::of(spec.label), draft.lane().0);
+            self.programs.push(Program { label, parts, lane, prepared: None, removed: false });
+            made.push(ProgramId(self.programs.len() - 1));
+        }
+        self.times.plans_ns += plans_ns;
+        self.times.code_ns += code_ns - plans_ns;
+        self.times.memory_ns += memory_ns - code_ns;
+        self.times.weights_ns += watch.elapsed_ns() - memory_ns;
+        self.release_unused_code()?;
+        Ok(made)
+    }
+
+    /// A program before anything of it exists.
+    fn draft<'a>(
+        &self,
+        spec: &'a JoinedSpec<'a>,
+        plans: Vec<Plan>,
+    ) -> Result<Draft<'a>, RuntimeError> {
+        let parts: Vec<(&ProgramSpec<'_>, &Plan)> =
+            spec.parts.iter().map(|it| &it.spec).zip(&plans).collect();
+        for (spec, plan) in &parts {
+            self.check_channels(spec, plan)?;
+        }
+        let boundary = Boundary::of(&parts);
+        let (bases, arena_bytes) = branches(&spec.parts, &plans);
+        Ok(Draft { spec, plans, boundary, bases, arena_bytes })
+    }
+
+    /// The plans of all parts, in order, made on as many threads as pay.
+    fn plans(&self, specs: &[JoinedSpec<'_>]) -> Result<Vec<Plan>, RuntimeError> {
         let capabilities = Capabilities {
             claims: self.device.claims,
             parallel_count: self.device.signature.parallel_count,
         };
-        let plan = plan(spec.graph, &capabilities, spec.choices)?;
-        self.counters.increment(Plain::Plans);
-        self.recorder.record(Event::PlanMade {
-            model: Label::of(spec.label),
-            device: self.device_label,
-            bucket_token_count: u64::from(spec.token_count_max),
-            bucket_sequence_count: u64::from(spec.sequence_count_max),
-            step_count: plan.steps.len() as u64,
-            arena_bytes: plan.arena_bytes,
-            wall_ns: watch.elapsed_ns(),
+        let mut parts = Vec::new();
+        for spec in specs {
+            assert!(
+                (1..=PART_COUNT_MAX).contains(&spec.parts.len()),
+                "a program has 1 to {PART_COUNT_MAX} parts"
+            );
+            let lane = spec.parts[0].spec.lane;
+            assert!(spec.parts.iter().all(|it| it.spec.lane == lane), "the parts are of one lane");
+            parts.extend(spec.parts.iter().map(|it| &it.spec));
+        }
+        let made = on_threads(&parts, |spec| {
+            let watch = Stopwatch::start();
+            let plan = plan(spec.graph, &capabilities, spec.choices);
+            (plan, watch.elapsed_ns())
         });
-        Ok(plan)
+        let mut plans = Vec::with_capacity(parts.len());
+        for (spec, (plan, wall_ns)) in parts.into_iter().zip(made) {
+            let plan = plan?;
+            self.counters.increment(Plain::Plans);
+            self.recorder.record(Event::PlanMade {
+                model: Label::of(spec.label),
+                device: self.device_label,
+                bucket_token_count: u64::from(spec.token_count_max),
+                bucket_sequence_count: u64::from(spec.sequence_count_max),
+                step_count: plan.steps.len() as u64,
+                arena_bytes: plan.arena_bytes,
+                wall_ns,
+            });
+            plans.push(plan);
+        }
+        Ok(plans)
     }
 
     /// Refuses up front what would not fit, with the bytes wanted and left.
-    fn within_quota(&self, spec: &ProgramSpec<'_>, plan: &Plan) -> Result<(), RuntimeError> {
-        let lane = &self.lanes[spec.lane.0];
-        let identity = identity(spec);
-        let needed = needed_by_steps(plan);
-        let weights: u64 = plan
-            .buffers
-            .iter()
-            .zip(&needed)
-            .filter(|(row, needed)| {
-                let known = row.key.is_some_and(|key| self.shared.contains_key(&(identity, key)));
-                **needed && row.key.is_some() && !known
-            })
-            .map(|(row, _)| row.size_bytes())
-            .sum();
-        let is_state = |row: &&BufferRow| matches!(row.kind, BufferKind::State { .. });
-        let states: u64 = plan.buffers.iter().filter(is_state).map(BufferRow::size_bytes).sum();
-        let boundary = boundary_bytes(plan).saturating_sub(lane.boundary_bytes);
-        let arena = plan.arena_bytes.saturating_sub(lane.arena_bytes);
-        let want_bytes = weights + states + boundary + arena;
-        let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
-        if left_bytes < want_bytes {
-            let program = spec.label.to_owned();
-            return Err(RuntimeError::Quota { program, want_bytes, left_bytes });
-        }
-        Ok(())
-    }
-
-    /// Turns every program that is not prepared into something that runs with one call.
-    pub(crate) fn prepare(&mut self) -> Result<(), RuntimeError> {
-        for index in 0..self.programs.len() {
-            if !self.programs[index].removed {
-                self.prepare_one(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn prepare_one(&mut self, index: usize) -> Result<PreparedId, RuntimeError> {
-        let program = &self.programs[index];
-        if program.removed {
-            return Err(RuntimeError::Removed { program: program.label.text().to_owned() });
-        }
-        if let Some(prepared) = program.prepared {
-            return Ok(prepared);
-        }
-        let lane = &self.lanes[program.lane];
-        let span = |span: &PlanSpan| match span.place {
-            Place::Arena => {
-                lane.arena.map(|buffer| Span { buffer, offset: span.offset, len: span.len })
-            }
-            Place::Buffer(at) => match program.bindings[at as usize] {
-                Binding::Boundary { offset } => lane.boundary.map(|buffer| Span {
-                    buffer,
-                    offset: offset + span.offset,
-                    len: span.len,
-                }),
-                Binding::Buffer(buffer) => {
-                    Some(Span { buffer, offset: span.offset, len: span.len })
+    fn within_quota(&self, drafts: &[Draft<'_>]) -> Result<(), RuntimeError> {
+        let mut wanted = MemoryReport::default();
+        let mut seen = HashSet::new();
+        let (mut arenas, mut boundaries) = (BTreeMap::new(), BTreeMap::new());
+        for draft in drafts {
+            for (PartSpec { spec, .. }, plan) in draft.spec.parts.iter().zip(&draft.plans) {
+                let identity = identity(spec);
+                for (row, needed) in plan.buffers.iter().zip(needed_by_steps(plan)) {
+                    if let Some(key) = row.key.filter(|_| needed)
+                        && !self.shared.contains_key(&(identity, key))
+                        && seen.insert((identity, key))
+                    {
+                        wanted.weights_bytes += row.size_bytes();
+                    }
+                    if matches!(row.kind, BufferKind::State { .. }) {
+                        wanted.state_bytes += row.size_bytes();
+                    }
                 }
-                Binding::Gone => None,
-            },
-        };
-        let plan = &program.plan;
-        let steps: Vec<Step> =
-            plan.steps.iter().map(|step| device_step(plan, step, &program.codes, &span)).collect();
-        let live = lane.boundary.map(|buffer| Span {
-            buffer,
-            offset: program.live_offset,
-            len: 4 * LIVE_COUNT_MAX as u64,
-        });
-        let prepared = self.device.queue.prepare(&steps, &plan.edges, live)?;
-        self.programs[index].prepared = Some(prepared);
-        Ok(prepared)
-    }
-
-    /// Runs a program and waits for its end. `live` are the live counts, in order; counts that
-    /// are not given are at their most.
-    pub(crate) fn run(
-        &mut self,
-        id: ProgramId,
-        live: &[u32],
-        deadline: Duration,
-    ) -> Result<(), RuntimeError> {
-        let watch = Stopwatch::start();
-        let prepared = self.prepare_one(id.0)?;
-        let program = &self.programs[id.0];
-        let mut counts = [u32::MAX; LIVE_COUNT_MAX];
-        for (index, (count, got)) in counts.iter_mut().zip(live).enumerate() {
-            let max = program.bucket.get(index).copied().unwrap_or(u32::MAX);
-            if max < *got {
-                return Err(RuntimeError::Live { index, got: *got, max });
             }
-            *count = *got;
+            let lane = draft.lane().0;
+            let arena: &mut u64 = arenas.entry(self.arena_lane(lane)).or_default();
+            *arena = draft.arena_bytes.max(*arena);
+            let boundary: &mut u64 = boundaries.entry(lane).or_default();
+            *boundary = draft.boundary.bytes.max(*boundary);
         }
-        if let Some(buffer) = self.lanes[program.lane].boundary {
-            let mut bytes = [0; 4 * LIVE_COUNT_MAX];
-            for (slot, count) in bytes.chunks_exact_mut(4).zip(counts) {
-                slot.copy_from_slice(&count.to_le_bytes());
-            }
-            self.device.memory.write(buffer, program.live_offset, &bytes)?;
+        wanted.arena_bytes =
+            arenas.iter().map(|(at, it)| it.saturating_sub(self.lanes[*at].arena_bytes)).sum();
+        wanted.boundary_bytes = boundaries
+            .iter()
+            .map(|(at, it)| it.saturating_sub(self.lanes[*at].boundary_bytes))
+            .sum();
+        let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
+        if left_bytes < wanted.total_bytes() {
+            let program = drafts[0].spec.label.to_owned();
+            return Err(RuntimeError::Quota { program, wanted, left_bytes });
         }
-        let ticket = self.device.queue.run(prepared)?;
-        self.device.queue.wait(ticket, deadline)?;
-        self.count(id, live, watch.elapsed_ns());
         Ok(())
     }
+}
 
-    fn count(&self, id: ProgramId, live: &[u32], wall_ns: u64) {
-        let program = &self.programs[id.0];
-        let [tokens, sequences] = program.bucket;
-        let live = |index: usize, room: u32| live.get(index).copied().unwrap_or(room).min(room);
-        let (live_tokens, live_sequences) = (live(0, tokens), live(1, sequences));
-        self.counters.increment(Plain::Programs);
-        self.counters.add(Plain::Tokens, u64::from(live_tokens));
-        self.counters.add(Plain::PaddingTokens, u64::from(tokens - live_tokens));
-        self.counters.add(Plain::Kernels, program.plan.steps.len() as u64);
-        self.recorder.record(Event::ProgramRan {
-            model: program.label,
-            device: self.device_label,
-            bucket_token_count: u64::from(tokens),
-            bucket_sequence_count: u64::from(sequences),
-            live_token_count: u64::from(live_tokens),
-            live_sequence_count: u64::from(live_sequences),
-            wall_ns,
-        });
+/// A program before anything of it exists.
+struct Draft<'a> {
+    spec: &'a JoinedSpec<'a>,
+    plans: Vec<Plan>,
+    boundary: Boundary,
+    bases: Vec<u64>,
+    arena_bytes: u64,
+}
+
+impl Draft<'_> {
+    fn lane(&self) -> LaneId {
+        self.spec.parts[0].spec.lane
     }
+}
+
+/// Where the arena of each part's branch begins, and the bytes of all branches together.
+fn branches(parts: &[PartSpec<'_>], plans: &[Plan]) -> (Vec<u64>, u64) {
+    let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
+    for (part, plan) in parts.iter().zip(plans) {
+        let size = sizes.entry(part.branch).or_default();
+        *size = plan.arena_bytes.next_multiple_of(ALIGN_BYTES).max(*size);
+    }
+    // A single branch needs no rounding.
+    if let ([_], [plan]) = (parts, plans) {
+        return (vec![0], plan.arena_bytes);
+    }
+    let mut bases = BTreeMap::new();
+    let mut bytes = 0;
+    for (branch, size) in sizes {
+        bases.insert(branch, bytes);
+        bytes += size;
+    }
+    (parts.iter().map(|it| bases[&it.branch]).collect(), bytes)
 }
 
 fn identity(spec: &ProgramSpec<'_>) -> Digest {
@@ -330,28 +410,4 @@ fn needed_by_steps(plan: &Plan) -> Vec<bool> {
         }
     }
     needed
-}
-
-/// A plan's step over real buffers. What has no buffer is of length zero and never touched.
-fn device_step(
-    plan: &Plan,
-    step: &PlanStep,
-    codes: &[CodeId],
-    span: &dyn Fn(&PlanSpan) -> Option<Span>,
-) -> Step {
-    let nowhere =
-        Span { buffer: BufferId { index: u32::MAX, generation: u32::MAX }, offset: 0, len: 0 };
-    let span = |it: &PlanSpan| span(it).unwrap_or(nowhere);
-    match step {
-        PlanStep::Run { unit, words, args, .. } => {
-            let code = codes[*unit as usize];
-            let args: Vec<Span> = args.iter().map(span).collect();
-            let words: Vec<Word> = words.clone();
-            match plan.units[*unit as usize] {
-                Unit::Call(_) => Step::Call { code, words, args },
-                Unit::Loop(_) | Unit::Source(_) => Step::Launch { code, words, args },
-            }
-        }
-        PlanStep::Copy { from, to } => Step::Copy { from: span(from), to: span(to) },
-    }
 }

@@ -3,6 +3,7 @@
 use calor_device::DeviceError;
 use thiserror::Error;
 
+use crate::engine::MemoryReport;
 use crate::plan::PlanError;
 
 /// A failure of a build or of a run.
@@ -31,13 +32,16 @@ pub enum RuntimeError {
     },
     /// The quota of the build would be exceeded. Nothing was allocated.
     #[error(
-        "program `{program}` wants {want_bytes} bytes more, {left_bytes} are left of the quota"
+        "program `{program}` wants {} bytes more ({} for weights, {} for its arena, {} for inputs \
+         and outputs, {} for states), {left_bytes} are left of the quota",
+        wanted.total_bytes(), wanted.weights_bytes, wanted.arena_bytes, wanted.boundary_bytes,
+        wanted.state_bytes
     )]
     Quota {
         /// Label of the program.
         program: String,
-        /// Bytes wanted for weights, prepared weights, arena and boundary.
-        want_bytes: u64,
+        /// Bytes wanted, by purpose.
+        wanted: MemoryReport,
         /// Bytes left.
         left_bytes: u64,
     },

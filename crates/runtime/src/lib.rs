@@ -8,7 +8,10 @@ pub mod plan;
 mod session;
 mod source;
 
-pub use engine::{LIVE_COUNT_MAX, LaneId, MemoryReport, ProgramId, ProgramSpec};
+pub use engine::{
+    BuildTimes, ChannelId, INPUT_COUNT_MAX, Input, JoinedSpec, LIVE_COUNT_MAX, LaneId,
+    MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run,
+};
 pub use error::RuntimeError;
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,

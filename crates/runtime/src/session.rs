@@ -10,7 +10,10 @@ use calor_device::{Artifacts, Device, Signature};
 use calor_kernel::Digest;
 use calor_telemetry::{Counters, Recorder};
 
-use crate::engine::{Engine, LaneId, MemoryReport, ProgramId, ProgramSpec};
+use crate::engine::{
+    BuildTimes, ChannelId, Engine, Input, JoinedSpec, LaneId, MemoryReport, PartSpec, ProgramId,
+    ProgramSpec, Run,
+};
 use crate::error::RuntimeError;
 use crate::plan::Plan;
 
@@ -58,27 +61,67 @@ impl Build {
         self.0.lane()
     }
 
+    /// A lane with a boundary of its own that uses the arena of another: its programs never
+    /// overlap with those of the other, and what they leave in their outputs stays.
+    pub fn lane_beside(&mut self, other: LaneId) -> LaneId {
+        self.0.lane_beside(other)
+    }
+
+    /// Memory of `bytes` in which one program leaves rows for another, or one part for another.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn channel(&mut self, bytes: u64) -> Result<ChannelId, RuntimeError> {
+        self.0.channel(bytes)
+    }
+
+    /// Gives a channel back. Programs that are bound to it were removed before.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn remove_channel(&mut self, channel: ChannelId) -> Result<(), RuntimeError> {
+        self.0.remove_channel(channel)
+    }
+
     /// Plans, compiles, loads weights and reserves memory for a program.
     ///
     /// # Errors
     /// When the graph has no plan, the weights cannot be read, the device fails, or the quota
     /// would be exceeded; then nothing was allocated.
     pub fn program(&mut self, spec: &ProgramSpec<'_>) -> Result<ProgramId, RuntimeError> {
-        self.0.add(spec)
+        let parts = vec![PartSpec { branch: 0, spec: spec.clone() }];
+        self.joined(&JoinedSpec { label: spec.label, parts })
     }
 
-    /// Compiles and loads the code of several programs, on as many threads as there are
-    /// processors, so that building them compiles nothing. Reserves no memory for them.
+    /// As [`Build::program`], of several graphs that run with one call: those of one branch behind
+    /// each other, branches at once. Rows get from part to part in channels, in the order of the
+    /// list.
     ///
     /// # Errors
-    /// When a graph has no plan or the device fails.
-    pub fn compile_ahead(&mut self, specs: &[ProgramSpec<'_>]) -> Result<(), RuntimeError> {
-        self.0.compile_ahead(specs)
+    /// As [`Build::program`].
+    ///
+    /// # Panics
+    /// For no parts, more than [`crate::PART_COUNT_MAX`], or parts of several lanes.
+    pub fn joined(&mut self, spec: &JoinedSpec<'_>) -> Result<ProgramId, RuntimeError> {
+        Ok(self.programs(std::slice::from_ref(spec))?[0])
+    }
+
+    /// Builds many programs at once: all plans and all code, on as many threads as there are
+    /// processors; then the memory of all; then the weights of all. Nothing is compiled once
+    /// weights have come.
+    ///
+    /// # Errors
+    /// As [`Build::program`]. When the quota would be exceeded, nothing was allocated.
+    ///
+    /// # Panics
+    /// As [`Build::joined`].
+    pub fn programs(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
+        self.0.add(specs)
     }
 
     /// Takes a program away and gives back the memory that it alone held: its states, weights
     /// that no other program binds, and the arena and boundary of its lane when it was the last
-    /// there. Its id is not given again; its plan is empty from now on.
+    /// there. Its id is not given again; it has no plan from now on.
     ///
     /// # Errors
     /// [`RuntimeError::Removed`] the second time, and when the device fails.
@@ -122,7 +165,21 @@ macro_rules! running {
                 slot: usize,
                 out: &mut [u8],
             ) -> Result<(), RuntimeError> {
-                self.0.read(program, slot, out)
+                self.0.read(program, 0, slot, out)
+            }
+
+            /// As `read`, of a part of a program.
+            ///
+            /// # Errors
+            /// When there is no such buffer or it is smaller.
+            pub fn read_part(
+                &mut self,
+                program: ProgramId,
+                part: usize,
+                slot: usize,
+                out: &mut [u8],
+            ) -> Result<(), RuntimeError> {
+                self.0.read(program, part, slot, out)
             }
 
             /// Runs a program and waits for its end. `live` are the live counts in order (tokens,
@@ -140,19 +197,64 @@ macro_rules! running {
                 self.0.run(program, live, deadline)
             }
 
-            /// The plan of a program.
-            pub fn plan(&self, program: ProgramId) -> &Plan {
-                self.0.plan_of(program)
+            /// Writes inputs and the live counts of each part, and starts a program behind
+            /// whatever was started before. Parts that `live` leaves out are at their most.
+            ///
+            /// # Errors
+            /// When a count is larger than its part's room, an input does not fit, or the device
+            /// fails.
+            ///
+            /// # Panics
+            /// For more than [`crate::INPUT_COUNT_MAX`] inputs.
+            pub fn start(
+                &mut self,
+                program: ProgramId,
+                inputs: &[Input<'_>],
+                live: &[&[u32]],
+            ) -> Result<Run, RuntimeError> {
+                self.0.start(program, inputs, live)
             }
 
-            /// Digest of a program's plan.
+            /// Waits until a run has ended. Runs end in the order in which they were started.
+            ///
+            /// # Errors
+            /// When the device fails or the deadline passes.
+            pub fn finish(&mut self, run: Run, deadline: Duration) -> Result<(), RuntimeError> {
+                self.0.finish(run, deadline)
+            }
+
+            /// The plan of a program, of its first part if it has several.
+            ///
+            /// # Panics
+            /// For a program that was removed.
+            pub fn plan(&self, program: ProgramId) -> &Plan {
+                self.0.plan_of(program, 0)
+            }
+
+            /// The plan of a part of a program.
+            ///
+            /// # Panics
+            /// For a program that was removed, or has no such part.
+            pub fn part_plan(&self, program: ProgramId, part: usize) -> &Plan {
+                self.0.plan_of(program, part)
+            }
+
+            /// Digest of a program's plan, of its first part if it has several.
+            ///
+            /// # Panics
+            /// For a program that was removed.
             pub fn digest(&self, program: ProgramId) -> Digest {
-                self.0.digest_of(program)
+                self.0.digest_of(program, 0)
             }
 
             /// Device memory by purpose.
             pub fn memory(&self) -> MemoryReport {
                 self.0.report()
+            }
+
+            /// How long building took, by kind of work.
+            pub fn times(&self) -> BuildTimes {
+                self.0.times()
             }
 
             /// What the device is.

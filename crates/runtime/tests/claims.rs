@@ -143,6 +143,7 @@ fn prepare(
         graph,
         source: Some(Arc::new(Zeros)),
         choices: &Choices::default(),
+        channels: &[],
     })?;
     build.seal().map(|_| ())
 }

@@ -65,6 +65,7 @@ fn program(build: &mut Build, lane: LaneId, rows: usize, weights: &[&str]) -> Pr
         graph: &graph,
         source: Some(Arc::new(Ones)),
         choices: &Choices::default(),
+        channels: &[],
     };
     build.program(&spec).unwrap()
 }

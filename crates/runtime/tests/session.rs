@@ -1,7 +1,7 @@
 //! Builds and sessions on the null device: preludes shared, quotas, the seal.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use calor_device::Driver;
@@ -9,7 +9,8 @@ use calor_device::null::NullDriver;
 use calor_ir::{Binary, CheckedGraph, DType, Fold, Graph, Role, Type};
 use calor_kernel::Digest;
 use calor_runtime::{
-    Build, Choices, LaneId, PlanStep, ProgramId, ProgramSpec, RuntimeError, WeightSource,
+    Build, Choices, JoinedSpec, LaneId, PartSpec, PlanStep, ProgramId, ProgramSpec, RuntimeError,
+    WeightSource,
 };
 use calor_telemetry::counter::Plain;
 use calor_telemetry::event::{Event, Memory};
@@ -84,6 +85,7 @@ impl Bench {
             graph: &graph(rows),
             source: Some(self.source.clone()),
             choices: &Choices::default(),
+            channels: &[],
         })
     }
 
@@ -122,13 +124,53 @@ fn work_on_weights_alone_runs_once_for_all_buckets() {
 }
 
 #[test]
+fn programs_that_are_built_together_have_their_code_before_any_weights() {
+    let mut bench = Bench::new(u64::MAX);
+    let graphs = [8, 32, 16].map(graph);
+    let lanes = [bench.lane, bench.build.lane_beside(bench.lane), bench.lane];
+    let specs: Vec<JoinedSpec<'_>> = graphs
+        .iter()
+        .zip(lanes)
+        .map(|(graph, lane)| {
+            let source: Arc<dyn WeightSource> = bench.source.clone();
+            let spec = ProgramSpec {
+                label: "model",
+                token_count_max: 8,
+                sequence_count_max: 1,
+                lane,
+                graph,
+                source: Some(source),
+                choices: &RULE,
+                channels: &[],
+            };
+            JoinedSpec { label: "model", parts: vec![PartSpec { branch: 0, spec }] }
+        })
+        .collect();
+    let programs = bench.build.programs(&specs).unwrap();
+    assert_eq!(programs.len(), 3);
+    let events = bench.log.events();
+    let last = |wanted: fn(&Event) -> bool| events.iter().rposition(wanted).unwrap();
+    let first = |wanted: fn(&Event) -> bool| events.iter().position(wanted).unwrap();
+    let weights = first(|it| matches!(it, Event::Allocated { purpose: Memory::Weights, .. }));
+    assert!(last(|it| matches!(it, Event::Compiled { .. })) < weights);
+    assert!(last(|it| matches!(it, Event::ModuleLoaded { .. })) < weights);
+    assert!(last(|it| matches!(it, Event::Allocated { purpose: Memory::Arena, .. })) < weights);
+    // One arena for all, as large as the largest program's.
+    let arena = programs.iter().map(|it| bench.build.plan(*it).arena_bytes).max();
+    assert_eq!(Some(bench.build.memory().arena_bytes), arena);
+}
+
+static RULE: LazyLock<Choices> = LazyLock::new(Choices::default);
+
+#[test]
 fn a_quota_refuses_with_numbers_and_takes_nothing() {
     let mut bench = Bench::new(10_000);
     let err = bench.program(8).unwrap_err();
     match &err {
-        RuntimeError::Quota { program, want_bytes, left_bytes } => {
+        RuntimeError::Quota { program, wanted, left_bytes } => {
             assert_eq!((program.as_str(), *left_bytes), ("model", 10_000));
-            assert!(*want_bytes > 10_000);
+            assert!(wanted.total_bytes() > 10_000);
+            assert!(wanted.weights_bytes > 0 && wanted.boundary_bytes > 0, "{wanted:?}");
         }
         other => panic!("{other}"),
     }
@@ -167,6 +209,7 @@ fn states_count_towards_the_quota() {
         graph: &graph,
         source: None,
         choices: &Choices::default(),
+        channels: &[],
     });
     assert!(matches!(refused, Err(RuntimeError::Quota { .. })), "{refused:?}");
 }
@@ -182,6 +225,7 @@ fn weights_without_a_source_are_refused() {
         graph: &graph(8),
         source: None,
         choices: &Choices::default(),
+        channels: &[],
     });
     assert!(matches!(refused, Err(RuntimeError::NoSource { .. })), "{refused:?}");
 }

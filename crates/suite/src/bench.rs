@@ -127,6 +127,7 @@ pub fn measure(
             graph: &graph,
             source: Some(Arc::new(Seeded)),
             choices: &Choices::default(),
+            channels: &[],
         })
         .unwrap_or_else(|err| panic!("{}: {err}", encoder.name));
     let build_ns = watch.elapsed_ns();
@@ -362,7 +363,7 @@ impl Weights {
 }
 
 /// Weights that follow from their names: of the size that trained ones have.
-struct Seeded;
+pub(crate) struct Seeded;
 
 impl WeightSource for Seeded {
     fn identity(&self) -> Digest {
@@ -375,10 +376,12 @@ impl WeightSource for Seeded {
         first: usize,
         out: &mut [f32],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let seed: u64 = name.bytes().fold(1469, |sum, it| sum.wrapping_mul(31) + u64::from(it));
+        let seed: u64 =
+            name.bytes().fold(1469, |sum, it| sum.wrapping_mul(31).wrapping_add(u64::from(it)));
         for (at, to) in out.iter_mut().enumerate() {
             // A step of SplitMix64.
-            let mut z = seed.wrapping_add((first + at + 1) as u64 * 0x9e37_79b9_7f4a_7c15);
+            let step = ((first + at + 1) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut z = seed.wrapping_add(step);
             z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             let unit = (z ^ z >> 31) >> 40;

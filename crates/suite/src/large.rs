@@ -1,4 +1,5 @@
-//! Products and attention of sizes at which a device takes its fast paths, against the oracle.
+//! Products, attention, experts and the SPLADE head of sizes at which a device takes its fast
+//! paths, against the oracle.
 
 use calor_device::Driver;
 use calor_ir::case::CaseBuilder;
@@ -36,7 +37,7 @@ pub fn check_products(driver: &dyn Driver) {
                     "{rows}x{n}x{k} {} {activation:?} bias {bias} residual {residual}",
                     dtype.name()
                 ));
-                case = case.tolerance(if dtype == DType::F32 { 1e-4 } else { 2e-2 });
+                case = case.tolerance(tolerance(dtype));
                 let x = case.random("x", dtype, &[rows, k]);
                 let w = case.random_in("w", dtype, &[n, k], -0.25, 0.25);
                 let b = bias.then(|| case.random("b", dtype, &[n]));
@@ -126,8 +127,7 @@ fn attention(name: &str, form: &str, dtype: DType, d: usize) -> OpCase {
     hi.extend([0; PADDING]);
     extra.extend([-1; PADDING]);
     let rows = lo.len();
-    let tolerance = if dtype == DType::F32 { 1e-4 } else { 2e-2 };
-    let mut case = CaseBuilder::new(name).tolerance(tolerance);
+    let mut case = CaseBuilder::new(name).tolerance(tolerance(dtype));
     let q = case.random_in("q", dtype, &[rows, heads, d], -2.0, 2.0);
     let k = case.random_in("k", dtype, &[rows, kv_heads, d], -2.0, 2.0);
     let v = case.random("v", dtype, &[rows, kv_heads, d]);
@@ -139,6 +139,116 @@ fn attention(name: &str, form: &str, dtype: DType, d: usize) -> OpCase {
     let options = nn::AttentionOptions { lo, hi, extra, bias, scale };
     let out = nn::attention(&mut case.graph, q, k, v, &options);
     case.finish(out.map(|it: ValueId| vec![it]))
+}
+
+/// Rows, length, experts, hidden length, length of results: tiles that are full and ones that are
+/// not, chunks of rows, more experts than rows.
+const EXPERTS: [[usize; 5]; 7] = [
+    [1, 136, 8, 72, 24],
+    [4, 64, 8, 64, 40],
+    [16, 200, 5, 32, 96],
+    [33, 72, 3, 104, 48],
+    [64, 320, 8, 64, 64],
+    [70, 48, 8, 40, 8],
+    [130, 32, 4, 24, 16],
+];
+
+/// Experts in every float type, each row with three of them at most.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_experts(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for sizes in EXPERTS {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let name = format!("{sizes:?} {}", dtype.name());
+            let case =
+                experts(&name, dtype, sizes, |row, expert| (expert * 3 + row) % sizes[2] < 3);
+            check(driver, "experts", &case, &mut wrong);
+        }
+    }
+    assert!(wrong.is_empty(), "{} mixtures:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A mixture whose rows have the experts that `takes` says, given a row and an expert.
+pub(crate) fn experts(
+    name: &str,
+    dtype: DType,
+    [n, d, e, h, o]: [usize; 5],
+    takes: impl Fn(usize, usize) -> bool,
+) -> OpCase {
+    let mut case = CaseBuilder::new(name).tolerance(tolerance(dtype));
+    let share = |at: usize| {
+        let (row, expert) = (at / e, at % e);
+        if takes(row, expert) { 0.25 + (at % 7) as f64 / 16.0 } else { 0.0 }
+    };
+    let shares: Vec<f64> = (0..n * e).map(share).collect();
+    let x = case.random("x", dtype, &[n, d]);
+    let shares = case.values("shares", DType::F32, &[n, e], &shares);
+    let weights = nn::ExpertWeights {
+        w1: case.random_in("w1", dtype, &[e, h, d], -0.25, 0.25),
+        b1: case.random("b1", dtype, &[e, h]),
+        w2: case.random_in("w2", dtype, &[e, o, h], -0.25, 0.25),
+        b2: case.random("b2", dtype, &[e, o]),
+    };
+    let y = nn::experts(&mut case.graph, x, shares, &weights);
+    case.finish(y.map(|it| vec![it]))
+}
+
+/// Rows, length of a row, terms: one tile of rows and several, terms that fill no tile.
+const TERMS: [[usize; 3]; 9] = [
+    [1, 8, 1],
+    [5, 40, 77],
+    [32, 64, 130],
+    [33, 72, 128],
+    [64, 128, 300],
+    [100, 200, 129],
+    [200, 64, 77],
+    [300, 72, 256],
+    [600, 40, 300],
+];
+
+/// SPLADE heads in every float type, with segments that are empty, long, outside and overlap.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_splade(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for sizes in TERMS {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let name = format!("{sizes:?} {}", dtype.name());
+            check(driver, "splade", &splade(&name, dtype, sizes), &mut wrong);
+        }
+    }
+    assert!(wrong.is_empty(), "{} heads:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+pub(crate) fn splade(name: &str, dtype: DType, [t, k, v]: [usize; 3]) -> OpCase {
+    let (mut lo, mut hi, mut at) = (Vec::new(), Vec::new(), 0);
+    let rows = t as i32;
+    for length in [17, 1, 64, 0, 33, 2, 300].into_iter().cycle() {
+        if rows <= at {
+            break;
+        }
+        lo.push(at);
+        at = rows.min(at + length);
+        hi.push(at);
+    }
+    for (from, to) in [(rows / 3, rows), (-3, 2), (rows - 1, rows + 50), (5, 5), (3, 1)] {
+        lo.push(from);
+        hi.push(to);
+    }
+    let mut case = CaseBuilder::new(name).tolerance(tolerance(dtype));
+    let h = case.random_in("h", dtype, &[t, k], -2.0, 2.0);
+    let w = case.random_in("w", dtype, &[v, k], -0.25, 0.25);
+    let bias = case.random("bias", dtype, &[v]);
+    let (lo, hi) = (case.indices("lo", &lo), case.indices("hi", &hi));
+    let y = nn::splade_pool(&mut case.graph, h, [w, bias], lo, hi, 64);
+    case.finish(y.map(|it| vec![it]))
+}
+
+fn tolerance(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 1e-4 } else { 2e-2 }
 }
 
 fn check(driver: &dyn Driver, op: &str, case: &OpCase, wrong: &mut Vec<String>) {

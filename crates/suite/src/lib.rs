@@ -5,8 +5,12 @@
 pub mod bench;
 mod golden;
 mod large;
+mod partly;
+pub mod parts;
+pub mod pipeline;
 mod rows;
 
 pub use golden::Golden;
-pub use large::{check_attention, check_gates, check_products};
+pub use large::{check_attention, check_experts, check_gates, check_products, check_splade};
+pub use partly::check_partly_filled;
 pub use rows::{check_norms, check_pools};

@@ -5,6 +5,10 @@
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--pipeline` measures the pipeline of twelve models at published size, and `--soak COUNT` sends
+//! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
+//! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
+//! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
 //! nothing; `--without-library` leaves cuBLASLt alone.
 #![forbid(unsafe_code)]
@@ -18,14 +22,14 @@ use std::process::ExitCode;
 
 use calor_device::{Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
-use calor_embed::InferencePrecision;
+use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
-use calor_suite::{
-    Golden, bench, check_attention, check_gates, check_norms, check_pools, check_products,
-};
+use calor_suite::pipeline::{self, PipelineFiles};
+use calor_suite::{Golden, bench, check_attention, check_experts, check_gates, check_norms};
+use calor_suite::{check_partly_filled, check_pools, check_products, check_splade, parts};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
-use calor_testkit::{Known, contract, failures};
+use calor_testkit::{Known, check_joined, contract, failures};
 
 const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sorts" }];
 
@@ -35,6 +39,13 @@ struct Arguments {
     golden: PathBuf,
     cache: PathBuf,
     bench: bool,
+    pipeline: bool,
+    soak: Option<usize>,
+    models: PathBuf,
+    tiny: bool,
+    memory_bytes: Option<u64>,
+    precision: Option<String>,
+    parts: bool,
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
@@ -48,6 +59,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut found = Arguments {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),
+        models: std::env::temp_dir().join("calor-suite-models"),
         ..Arguments::default()
     };
     let mut words = std::env::args().skip(1);
@@ -59,8 +71,15 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--revision" => found.revision = next()?,
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
+            "--pipeline" => found.pipeline = true,
+            "--soak" => found.soak = Some(next()?.parse()?),
+            "--models" => found.models = next()?.into(),
+            "--tiny" => found.tiny = true,
+            "--memory" => found.memory_bytes = Some(next()?.parse()?),
+            "--precision" => found.precision = Some(next()?),
             "--steps" => found.steps = true,
             "--bench" => found.bench = true,
+            "--parts" => found.parts = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
             name => found.names.push(name.to_owned()),
@@ -83,6 +102,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ..CudaOptions::default()
     };
     let driver = CudaDriver::new(options);
+    if arguments.pipeline || arguments.soak.is_some() {
+        pipeline_runs(&driver, &arguments, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     for library in driver.libraries().rows() {
         writeln!(out, "{library}")?;
     }
@@ -91,6 +114,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     writeln!(out, "{:?}", device.signature)?;
     if let Some(profile) = &profile {
         bench::steps(&driver, profile, &arguments.names, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.parts {
+        parts::table(&driver, &arguments.names, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.bench {
@@ -117,6 +144,41 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The pipeline of twelve models, measured or under load.
+fn pipeline_runs(
+    driver: &CudaDriver,
+    arguments: &Arguments,
+    out: &mut dyn Write,
+) -> Result<(), Box<dyn Error>> {
+    let precision = arguments.precision.as_deref().unwrap_or("bf16");
+    let precision = InferencePrecision::ALL.into_iter().find(|it| it.word() == precision);
+    let files = PipelineFiles {
+        models: arguments.models.clone(),
+        cache: arguments.cache.clone(),
+        precision: precision.ok_or("no such precision")?,
+        batch_tokens_max: 16_384,
+        quota_bytes: arguments.memory_bytes.unwrap_or(u64::MAX),
+        profile: if arguments.tiny { Profile::Random } else { Profile::Full },
+    };
+    let watch = Stopwatch::start();
+    files.make().map_err(|err| err.to_string())?;
+    writeln!(out, "files in {:.1} s", watch.elapsed_ns() as f64 / 1e9)?;
+    if let Some(count) = arguments.soak {
+        pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
+    }
+    if arguments.pipeline {
+        let mut record: Box<dyn Write> = match &arguments.json {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::sink()),
+        };
+        let device = driver.open(0)?;
+        writeln!(record, "{}", head(&device.signature, arguments)?)?;
+        drop(device);
+        pipeline::measure(driver, &files, out, &mut *record).map_err(|err| err.to_string())?;
+    }
+    Ok(())
 }
 
 /// What was measured on what: the first line of a record.
@@ -148,6 +210,7 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
         ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
+        ("contract.joined", Box::new(move || check_joined(driver))),
         ("golden.tokens", Box::new(move || models().token_rows_are_those_of_the_reference())),
         ("golden.vectors", Box::new(move || models().vectors_are_those_of_the_reference())),
         (
@@ -171,6 +234,9 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ("large.attention", Box::new(move || check_attention(driver))),
         ("large.norms", Box::new(move || check_norms(driver))),
         ("large.pools", Box::new(move || check_pools(driver))),
+        ("large.experts", Box::new(move || check_experts(driver))),
+        ("large.splade", Box::new(move || check_splade(driver))),
+        ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),

@@ -104,6 +104,8 @@ counters! {
         Compiles as "calor.compiles", Count, Total;
         /// Modules loaded.
         Loads as "calor.loads", Count, Total;
+        /// Programs prepared: bound to their memory and captured where a device captures.
+        Preparations as "calor.preparations", Count, Total;
         /// Allocations while building was allowed.
         Allocations as "calor.allocations", Count, Total;
         /// Allocations after the seal; anything but zero is a defect.

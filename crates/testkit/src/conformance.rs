@@ -88,6 +88,7 @@ pub fn check_all(driver: &dyn Driver, known: &[Known]) {
     contract::check_memory(driver);
     contract::check_queue(driver);
     contract::check_live_words(driver);
+    crate::check_joined(driver);
     for form in Form::ALL {
         let lines = failures(driver, form, known);
         assert!(lines.is_empty(), "{} cases:\n{}", lines.len(), lines.join("\n"));
@@ -137,6 +138,7 @@ macro_rules! conformance {
         #[test]
         fn live_words_follow_the_block() {
             $crate::contract::check_live_words(&$driver);
+            $crate::check_joined(&$driver);
         }
     };
 }

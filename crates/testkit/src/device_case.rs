@@ -104,6 +104,7 @@ pub fn check_case(driver: &dyn Driver, op: &str, case: &OpCase) -> Result<Checke
         graph: &case.graph,
         source: Some(Arc::new(CaseWeights(weights))),
         choices: &Choices::default(),
+        channels: &[],
     })?;
     let mut session = build.seal()?;
     let results = run(&mut session, program, case)?;

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod conformance;
 pub mod contract;
 pub mod device_case;
+pub mod joined;
 pub mod random_graph;
 pub mod reference;
 pub mod rewrite;
@@ -18,6 +19,7 @@ pub mod valid;
 pub use compare::{Mismatch, agree};
 pub use conformance::{Known, check_all, failures};
 pub use device_case::{Checked, Failure, check_case};
+pub use joined::check_joined;
 pub use reference::{Reference, ReferenceError, run_on_interpreter};
 pub use valid::check_plan;
 

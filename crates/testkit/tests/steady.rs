@@ -99,6 +99,7 @@ fn a_sealed_session_allocates_nothing() {
         normalize: true,
         slots: Vec::new(),
         token_slot: None,
+        token_mean: None,
     };
     let graph = text_graph(&config, Head::None, "", bucket, &outputs, DType::F32).unwrap();
     let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
@@ -115,6 +116,7 @@ fn a_sealed_session_allocates_nothing() {
             graph: &graph,
             source: Some(Arc::new(Numbers)),
             choices: &Choices::default(),
+            channels: &[],
         })
         .unwrap();
     let mut session = build.seal().unwrap();

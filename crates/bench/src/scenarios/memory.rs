@@ -34,7 +34,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
     let used = Bucket::smallest(tower.ladder(), text_count * token_count, text_count);
     let bucket = used.unwrap_or(tower.ladder()[tower.ladder().len() - 1]);
     let plan = calor_runtime::plan(&tower.graph(bucket)?, &capabilities, &Choices::default())?;
-    let held = counted.embedder.build().memory();
+    let held = counted.embedder.programs().memory();
     let one = |name: &str, bytes: u64| Measure {
         name: format!("{NAME}.{name}"),
         unit: Unit::Bytes,

@@ -62,6 +62,7 @@ fn one(context: &Context<'_>, member: &str, case: &OpCase) -> Result<Measure, Be
         graph: &case.graph,
         source: Some(Arc::new(CaseWeights(inputs(case, true)))),
         choices: &Choices::default(),
+        channels: &[],
     })?;
     let mut session = build.seal()?;
     for (input, tensor) in inputs(case, false) {

@@ -32,6 +32,8 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         batch_tokens_max: context.batch_tokens_max,
         reference_s: Some(NOW_S),
         precision: InferencePrecision::FP32,
+        device_slots: false,
+        own_forms: true,
     };
     let mut pipeline = PipelineCore::open(build, options)?;
     let inputs = inputs(context.size.pick(2, 32))?;

@@ -39,6 +39,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         normalize: true,
         slots: Vec::new(),
         token_slot: None,
+        token_mean: None,
     };
     let bucket = Bucket::of_tokens(512);
     let source_error = |source| EmbeddingError::InternalError {

@@ -5,7 +5,8 @@ use std::{num::NonZeroUsize, path::Path};
 use calor_device::Signature;
 use calor_embed::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, EmbeddingError, EmbeddingResult,
-    InferencePrecision, PoolingChoice, embedder::Embedded, input::Role, tokenizer::LongTokens,
+    InferencePrecision, PoolingChoice, Programs, embedder::Embedded, input::Role,
+    tokenizer::LongTokens,
 };
 use calor_runtime::Build;
 use serde_json::{Map, Value as Json, json};
@@ -101,11 +102,11 @@ pub(super) fn precision(word: PrecisionWord, device: &Signature) -> InferencePre
 }
 
 /// What a report says of the machine.
-pub(super) fn about_machine(build: &Build, about: &mut Map<String, Json>) {
-    let device = build.signature();
+pub(super) fn about_machine(programs: &Programs, about: &mut Map<String, Json>) {
+    let device = programs.signature();
     about.insert("device".into(), device.kind.into());
     about.insert("device_model".into(), device.model.clone().into());
-    about.insert("memory_bytes".into(), build.memory().total_bytes().into());
+    about.insert("memory_bytes".into(), programs.memory().total_bytes().into());
 }
 
 /// Threads as asked for, else one for each processor.
@@ -214,7 +215,7 @@ impl Engine for CheckpointEngine {
 
     fn describe(&self) -> Map<String, Json> {
         let mut about = self.about.clone();
-        about_machine(self.embedder.build(), &mut about);
+        about_machine(self.embedder.programs(), &mut about);
         about
     }
 }

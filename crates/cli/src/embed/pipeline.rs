@@ -49,7 +49,15 @@ impl Wanted {
         };
         Self { vectors, on_too_long: arguments.inputs.on_too_long }
     }
+
+    /// Whether E6 and E12 leave in their own forms.
+    fn own_forms(&self) -> bool {
+        self.vectors.iter().any(|it| matches!(it, VectorWord::Sparse | VectorWord::Tokens))
+    }
 }
+
+/// E6's projection below the store.
+const PROJECTION_FILE: &str = "projection-sparse.safetensors";
 
 /// A pipeline at work.
 pub(crate) struct PipelineEngine {
@@ -88,6 +96,8 @@ impl PipelineEngine {
         // Before anything is pulled: a device that is not there ends the run.
         let build = open_build(run, environment, recording)?;
         let (checkpoints, sources) = checkpoints(run, &models, environment, quiet)?;
+        // A processor finishes the sparse slot from its few terms; elsewhere nothing leaves early.
+        let device_slots = build.signature().kind != "cpu";
         let fuses = models.len() == ModelId::iter().len() || run.allow_partial;
         let parts = parts(&wanted.vectors, &models, fuses)?;
         let root = environment.root()?;
@@ -98,7 +108,7 @@ impl PipelineEngine {
             fusion_file: root
                 .join("derived")
                 .join(format!("fusion-{}.safetensors", run.profile.name())),
-            projection_file: None,
+            projection_file: device_slots.then(|| root.join("derived").join(PROJECTION_FILE)),
             missing: match run.allow_partial {
                 true => MissingModels::AllowPartial,
                 false => MissingModels::Refuse,
@@ -113,6 +123,8 @@ impl PipelineEngine {
             batch_tokens_max: run.batch_tokens,
             reference_s: run.reference_time,
             precision: precision(run.precision, build.signature()),
+            device_slots,
+            own_forms: wanted.own_forms(),
         };
         let core = PipelineCore::open(build, options)?;
         let columns = parts.iter().map(|it| it.column()).collect();
@@ -205,14 +217,14 @@ impl Engine for PipelineEngine {
 
     fn describe(&self) -> Map<String, Json> {
         let options = self.core.options();
-        let build = self.core.build();
+        let programs = self.core.programs();
         let models: Vec<&str> = options.models.iter().map(|it| it.as_str()).collect();
         let mut about = Map::new();
         about.insert("profile".into(), options.profile.name().into());
         about.insert("models".into(), json!(models));
         about.insert("checkpoints".into(), json!(self.sources));
         about.insert("precision".into(), options.precision.word().into());
-        about_machine(build, &mut about);
+        about_machine(programs, &mut about);
         about.insert("thread_count".into(), self.thread_count.into());
         about.insert("untrained".into(), json!(options.profile.untrained()));
         about

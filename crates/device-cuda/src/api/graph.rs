@@ -50,8 +50,10 @@ pub(crate) unsafe fn end_capture(stream: CUstream) -> Outcome<CUgraph> {
 /// The graph is alive.
 pub(crate) unsafe fn instantiate(graph: CUgraph) -> Outcome<CUgraphExec> {
     let mut exec = ptr::null_mut();
+    // Nodes keep the priorities of the streams that they were captured from.
+    let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
     // SAFETY: the caller's promise; the pointer is valid for a write.
-    done(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0) })?;
+    done(unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, flags.0.into()) })?;
     Ok(exec)
 }
 
@@ -107,6 +109,23 @@ pub(crate) unsafe fn drop_event(event: CUevent) -> Outcome<()> {
 pub(crate) unsafe fn record(event: CUevent, stream: CUstream) -> Outcome<()> {
     // SAFETY: the caller's promise.
     done(unsafe { sys::cuEventRecord(event, stream) })
+}
+
+/// What comes later on the stream waits for the event.
+///
+/// # Safety
+/// Both are alive, and the event was recorded.
+pub(crate) unsafe fn wait_for(stream: CUstream, event: CUevent) -> Outcome<()> {
+    // SAFETY: the caller's promise; the flags must be 0.
+    done(unsafe { sys::cuStreamWaitEvent(stream, event, 0) })
+}
+
+/// The priority of the least and of the most urgent streams.
+pub(crate) fn priorities() -> Outcome<[i32; 2]> {
+    let (mut least, mut most) = (0, 0);
+    // SAFETY: the pointers are valid for a write.
+    done(unsafe { sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut most) })?;
+    Ok([least, most])
 }
 
 /// Whether an event has happened.

@@ -232,7 +232,7 @@ impl BoundProduct {
             .map_err(|_| unknown)?;
         match &mut self.finish {
             // SAFETY: the caller's promise.
-            Some(finish) => unsafe { finish.issue(stream) },
+            Some(finish) => unsafe { finish.issue(stream, false) },
             None => Ok(()),
         }
     }

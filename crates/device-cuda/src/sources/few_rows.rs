@@ -11,7 +11,7 @@
 use calor_kernel::Source;
 
 use super::product::{Shape, finished};
-use super::{NoKernel, PRELUDE, Written, defines, param};
+use super::{NoKernel, PRELUDE, ROWS, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Geometry, KernelForm};
 
@@ -131,7 +131,7 @@ pub(super) fn fold_norm(source: &Source) -> Result<Written, NoKernel> {
     let geometry = Geometry::Fixed([n.div_ceil(8), 1, 1]);
     let mut form = KernelForm::new("calor_fold_norm", 256, geometry, 0);
     form.buffer_count = 3 + shift + bias;
-    Ok(Written { text: [&defines(&values), PRELUDE, FOLD_TEXT].concat(), form })
+    Ok(Written { text: [&defines(&values), PRELUDE, ROWS, FOLD_TEXT].concat(), form })
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use calor_kernel::Source;
 
-use super::{NoKernel, PRELUDE, Written, defines, param};
+use super::{NoKernel, PRELUDE, ROWS, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Geometry, KernelForm};
 
@@ -101,7 +101,7 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         form.align_bytes = 16;
     }
     let eps = format!("#define CALOR_EPS {eps:?}f\n");
-    Ok(Written { text: [&defines(&values), &eps, PRELUDE, TEXT].concat(), form })
+    Ok(Written { text: [&defines(&values), &eps, PRELUDE, ROWS, TEXT].concat(), form })
 }
 
 #[test]

@@ -23,8 +23,6 @@ __device__ inline float activate(float x) {
 #endif
 }
 
-typedef Stored<CALOR_TYPE>::Element Element;
-
 #if CALOR_N % 4 == 0
 #define WIDTH 4
 #else
@@ -57,11 +55,11 @@ extern "C" __global__ void __launch_bounds__(256) calor_finish(
 #endif
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) {
-            float x = activate(Stored<CALOR_TYPE>::value_of(part.at[i]));
+            float x = activate(value_of(part.at[i]));
 #if CALOR_RESIDUAL
-            x += Stored<CALOR_TYPE>::value_of(more.at[i]);
+            x += value_of(more.at[i]);
 #endif
-            part.at[i] = Stored<CALOR_TYPE>::element_of(x);
+            part.at[i] = element_of(x);
         }
         *(Part*)place = part;
     }

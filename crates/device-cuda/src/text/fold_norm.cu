@@ -8,18 +8,16 @@
 //   bias' f32 [n] behind each other. Words: none.
 // Grid: x = ceil(n / 8). Block: 256, one warp a row.
 
-typedef Stored<CALOR_TYPE> Weight;
-
 extern "C" __global__ void __launch_bounds__(256) calor_fold_norm(
-    const Weight::Element* weights,
+    const Element* weights,
     const float* gain,
 #if CALOR_SHIFT
     const float* shift,
 #endif
 #if CALOR_BIAS
-    const Weight::Element* bias,
+    const Element* bias,
 #endif
-    Weight::Element* folded,
+    Element* folded,
     const __grid_constant__ Words,
     const unsigned*,
     const __grid_constant__ Rules) {
@@ -29,10 +27,10 @@ extern "C" __global__ void __launch_bounds__(256) calor_fold_norm(
     float sum = 0.0f;
     float shifted = 0.0f;
     for (int k = lane; k < CALOR_K; k += 32) {
-        const float w = Weight::value_of(weights[row * CALOR_K + k]);
-        const Weight::Element rounded = Weight::element_of(w * gain[k]);
+        const float w = value_of(weights[row * CALOR_K + k]);
+        const Element rounded = element_of(w * gain[k]);
         folded[row * CALOR_K + k] = rounded;
-        sum += Weight::value_of(rounded);
+        sum += value_of(rounded);
 #if CALOR_SHIFT
         shifted += w * shift[k];
 #endif
@@ -43,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(256) calor_fold_norm(
     float* const sums = (float*)(folded + (long long)CALOR_N * CALOR_K);
     sums[row] = sum;
 #if CALOR_BIAS
-    shifted += Weight::value_of(bias[row]);
+    shifted += value_of(bias[row]);
 #endif
     sums[CALOR_N + row] = shifted;
 }

@@ -1,10 +1,12 @@
 //! What follows the layers: projections, pooling, term weights, slots.
 
 use calor_ir::nn::{self, PoolKind};
-use calor_ir::{Binary, DType, Fold, Graph, GraphError, Role, Type, ValueId};
+use calor_ir::{Binary, DType, Fold, Graph, GraphError, Role, Shape, Type, ValueId};
 use calor_weights::Head;
 
-use super::{Builder, L2_EPS, Made, Rows, SPLADE_CHUNK_LEN, SlotMap, TextOutputs, activation};
+use super::{
+    Builder, L2_EPS, Made, Rows, SPLADE_CHUNK_LEN, SlotKind, SlotMap, TextOutputs, activation,
+};
 use crate::pooling::Pooling;
 
 impl Builder<'_> {
@@ -16,16 +18,19 @@ impl Builder<'_> {
         outputs: &TextOutputs,
     ) -> Result<(), GraphError> {
         let config = self.config;
-        let hidden = config.hidden_len;
         let mut x = if config.final_norm { self.norm(x, "final.norm")? } else { x };
-        if let Some(slot) = &outputs.token_slot {
-            let mapped = self.slot(x, hidden, slot)?;
-            self.g.output(&slot.name, mapped);
-        }
         if let (true, Head::TokenProjection { out_len }) = (outputs.project, head) {
             x = self.projection(x, out_len)?;
             x = self.g.cast(x, DType::F32)?;
             x = nn::l2_normalize(&mut self.g, x, L2_EPS)?;
+        }
+        if let Some(slot) = &outputs.token_slot {
+            let in_len = self.g.shape(x).last();
+            let mapped = self.slot(x, in_len, slot)?;
+            self.tokens(mapped, rows, outputs)?;
+            if outputs.pooling == Pooling::None {
+                return Ok(());
+            }
         }
         let (lo, hi) = (rows.seg_lo, rows.seg_hi);
         // Rows that are summed are cast before, rows that are picked after: there are fewer.
@@ -37,8 +42,7 @@ impl Builder<'_> {
             Pooling::None => {
                 let by_row = outputs.normalize && !matches!(head, Head::TokenProjection { .. });
                 let x = if by_row { nn::l2_normalize(g, x, L2_EPS)? } else { x };
-                g.output("tokens", x);
-                return Ok(());
+                return self.tokens(x, rows, outputs);
             }
             Pooling::Mean => nn::pool(g, x, lo, hi, PoolKind::Mean)?,
             Pooling::First => nn::pool(g, x, lo, hi, PoolKind::First)?,
@@ -65,6 +69,10 @@ impl Builder<'_> {
             let mapped = self.slot(pooled, in_len, slot)?;
             self.g.output(&slot.name, mapped);
         }
+        // A slot that holds the vector itself leaves in its place.
+        if outputs.slots.iter().any(|it| matches!(it.kind, SlotKind::Same | SlotKind::Padded)) {
+            return Ok(());
+        }
         if outputs.normalize {
             pooled = nn::l2_normalize(&mut self.g, pooled, L2_EPS)?;
         }
@@ -72,15 +80,44 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Token rows, and the direction of their mean where it is wanted. The mean's length does not
+    /// matter, so the rows are summed.
+    fn tokens(&mut self, x: ValueId, rows: &Rows, outputs: &TextOutputs) -> Result<(), GraphError> {
+        let g = &mut self.g;
+        g.output("tokens", x);
+        let (Some(name), Some(keep)) = (&outputs.token_mean, rows.keep) else { return Ok(()) };
+        let keep = g.reshape(keep, &[rows.count, 1])?;
+        let kept = g.binary(Binary::Mul, x, keep)?;
+        let sum = nn::pool(g, kept, rows.seg_lo, rows.seg_hi, PoolKind::Sum)?;
+        let mean = nn::l2_normalize(g, sum, L2_EPS)?;
+        g.output(name, mean);
+        Ok(())
+    }
+
     fn slot(&mut self, x: ValueId, in_len: usize, slot: &SlotMap) -> Made {
         let name = format!("project.{}", slot.name);
-        let ty = Type::new(DType::F32, &[slot.out_len, in_len]);
-        let weight = self.g.input(&name, Role::Weight, ty);
-        let dtype = self.g.ty(x).dtype;
-        let weight = self.g.cast(weight, dtype)?;
-        let mapped = nn::linear(&mut self.g, x, weight, None, nn::Activation::None)?;
-        let mapped = self.g.cast(mapped, DType::F32)?;
-        nn::l2_normalize(&mut self.g, mapped, L2_EPS)
+        let g = &mut self.g;
+        let sizes = match slot.kind {
+            SlotKind::Same => return nn::l2_normalize(g, x, L2_EPS),
+            SlotKind::Padded => {
+                let n = g.shape(x).sizes()[0];
+                let zero = g.scalar(DType::F32, 0.0)?;
+                let zeros = g.broadcast_to(zero, Shape::new(&[n, slot.out_len - in_len]))?;
+                let padded = g.concat(1, &[x, zeros])?;
+                return nn::l2_normalize(g, padded, L2_EPS);
+            }
+            SlotKind::Mapped => [slot.out_len, in_len],
+            SlotKind::MappedByRows => [in_len, slot.out_len],
+        };
+        let mut weight = g.input(&name, Role::Weight, Type::new(DType::F32, &sizes));
+        if slot.kind == SlotKind::MappedByRows {
+            weight = g.permute(weight, &[1, 0])?;
+        }
+        let dtype = g.ty(x).dtype;
+        let weight = g.cast(weight, dtype)?;
+        let mapped = nn::linear(g, x, weight, None, nn::Activation::None)?;
+        let mapped = g.cast(mapped, DType::F32)?;
+        nn::l2_normalize(g, mapped, L2_EPS)
     }
 
     fn projection(&mut self, x: ValueId, out_len: usize) -> Made {

@@ -222,7 +222,7 @@ impl Worker {
 
     fn publish(&self) {
         let view = &self.view;
-        let memory = self.core.build().memory();
+        let memory = self.core.programs().memory();
         view.memory_bytes.store(memory.total_bytes(), Ordering::Relaxed);
         for (model_id, bytes) in ModelId::iter().zip(&view.model_bytes) {
             bytes.store(self.core.model_bytes(model_id), Ordering::Relaxed);

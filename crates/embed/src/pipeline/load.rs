@@ -11,6 +11,7 @@ use crate::fuser::FuseMoE;
 use crate::fusion::FUSION_SEED_DEFAULT;
 use crate::hdc::{HdcEncoder, HdcMode};
 use crate::model_id::ModelId;
+use crate::programs::Programs;
 use crate::slots::NeuralModel;
 use crate::temporal::TemporalPositional;
 
@@ -42,7 +43,8 @@ impl PipelineCore {
         let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
         let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
         Ok(Self {
-            build,
+            programs: Programs::Open(build),
+            forms: None,
             lane,
             options,
             neural: Vec::new(),
@@ -97,15 +99,16 @@ impl PipelineCore {
         if !self.loaded.remove(&model_id) {
             return Err(EmbeddingError::ModelNotLoaded { model_id });
         }
-        let Self { build, neural, loaded, .. } = self;
+        self.forms = None;
+        let Self { programs, neural, loaded, .. } = self;
         let idle = |it: &mut NeuralModel| !it.models().iter().any(|it| loaded.contains(it));
         let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();
-        let results: Vec<_> = unused.into_iter().map(|mut it| it.release(build)).collect();
+        let results: Vec<_> = unused.into_iter().map(|mut it| it.release(programs)).collect();
         let refused = self.options.missing == MissingModels::Refuse;
         if let Some(fusion) = &mut self.fusion
             && (refused || self.loaded.is_empty())
         {
-            fusion.release(&mut self.build)?;
+            fusion.release(&mut self.programs)?;
         }
         results.into_iter().collect()
     }
@@ -123,7 +126,7 @@ impl PipelineCore {
     /// model that it serves. Nothing for arithmetic models and before the first run.
     pub fn model_bytes(&self, model_id: ModelId) -> u64 {
         let model = self.neural.iter().find(|it| it.models().contains(&model_id));
-        model.filter(|_| self.is_loaded(model_id)).map_or(0, |it| it.weights_bytes(&self.build))
+        model.filter(|_| self.is_loaded(model_id)).map_or(0, |it| it.weights_bytes(&self.programs))
     }
 }
 

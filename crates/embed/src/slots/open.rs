@@ -1,6 +1,6 @@
 //! Opening a checkpoint for the slots that it serves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use calor_runtime::LaneId;
@@ -8,7 +8,7 @@ use calor_weights::{Checkpoint, EncoderConfig, Head, ModelConfig, Weights};
 
 use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
-use crate::encoder::{Pooling, SlotMap, TextOutputs};
+use crate::encoder::{Pooling, SlotKind, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::image_tower::ImageTower;
 use crate::model_id::ModelId;
@@ -16,7 +16,7 @@ use crate::packing::Bucket;
 use crate::pipeline::PipelineOptions;
 use crate::pooling::end_of_text;
 use crate::profile::{Need, Profile};
-use crate::projection::{GaussianRows, OrthonormalMap, SparseProjection};
+use crate::projection::{GaussianRows, OrthonormalMap, ROWS_NAME, SparseProjection};
 use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit};
 use crate::tower::{TextTower, TextTowerSpec};
 
@@ -46,13 +46,20 @@ impl NeuralModel {
                 want: "it has no text encoder",
             });
         };
-        let outputs = if trunk {
-            let outputs = trunk_outputs(&models);
-            source = with_maps(source, folder, &models, &outputs, encoder.hidden_len)?;
-            outputs
-        } else {
-            model_outputs(model_id, head, &config)
+        let mut outputs = match trunk {
+            true => trunk_outputs(&models),
+            false => model_outputs(model_id, head, &config),
         };
+        let native = native_len(&outputs, head, &encoder);
+        if options.device_slots {
+            leave_slots(&mut outputs, model_id, native, trunk);
+        }
+        source = with_maps(source, folder, &models, &outputs, native)?;
+        let rows = models.contains(&ModelId::Sparse).then(|| projection_rows(encoder.vocab_count));
+        let rows = rows.transpose()?;
+        if let (Some(rows), true) = (&rows, options.device_slots && !trunk) {
+            source = with_projection(source, rows, options.projection_file.as_deref())?;
+        }
         let source = Arc::new(source);
         let published = models.iter().filter_map(|it| it.max_tokens()).max();
         let own = [encoder.max_tokens, max_tokens, published];
@@ -60,11 +67,10 @@ impl NeuralModel {
             own.into_iter().flatten().min().unwrap_or(512).min(Bucket::TOKENS_MAX);
         let limit =
             TokenLimit { token_count_max: sequence_tokens_max, long_text: options.long_text };
-        let native = native_len(&outputs, head, &encoder);
-        let sparse = models
-            .contains(&ModelId::Sparse)
-            .then(|| sparse_projection(encoder.vocab_count, options.projection_file.as_ref()))
-            .transpose()?;
+        // What the device does is not done here.
+        let sparse = rows.filter(|_| trunk || !options.device_slots);
+        let file = options.projection_file.as_deref();
+        let sparse = sparse.map(|it| sparse_projection(it, file)).transpose()?;
         let map = if trunk { None } else { host_map(model_id, native)? };
         let image = image_tower(need.name, &config, head, options, &source, lane)?;
         let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
@@ -80,7 +86,8 @@ impl NeuralModel {
             precision: options.precision,
         };
         let tower = TextTower::new(lane, spec)?;
-        Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk })
+        let device_slots = options.device_slots;
+        Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk, device_slots })
     }
 }
 
@@ -134,22 +141,75 @@ fn read(dir: &Path, model_id: Option<ModelId>) -> EmbeddingResult<Opened> {
     Ok(Opened { weights, config, tokenizer, max_tokens: recipe.and_then(|it| it.max_tokens) })
 }
 
-/// The fixed maps of a trunk's slots as weights of its graph, kept beside the fusion's weights.
+/// The fixed maps of slots as weights of their graph, kept beside the fusion's weights.
 fn with_maps(
     mut source: CheckpointSource,
     folder: &Path,
     models: &[ModelId],
     outputs: &TextOutputs,
-    hidden_len: usize,
+    native_len: usize,
 ) -> EmbeddingResult<CheckpointSource> {
+    let of_rows = outputs.pooling == Pooling::None;
     for slot in outputs.slots.iter().chain(&outputs.token_slot) {
+        if slot.kind != SlotKind::Mapped {
+            continue;
+        }
         let model = models.iter().find(|it| slot_name(**it) == slot.name);
-        let seed = MAP_SEED + model.map_or(0, |it| it.index() as u64);
-        let map = OrthonormalMap::kept(folder, seed, hidden_len, slot.out_len)?;
+        // Rows of a late interaction have had the first stream from the start.
+        let stream = model.filter(|_| !of_rows).map_or(0, |it| it.index() as u64);
+        let map = OrthonormalMap::kept(folder, MAP_SEED + stream, native_len, slot.out_len)?;
         let name = format!("project.{}", slot.name);
         source = source.with(&name, Arc::new(map.matrix().to_vec()));
     }
     Ok(source)
+}
+
+/// Makes the tower leave the slot itself.
+fn leave_slots(outputs: &mut TextOutputs, model: Option<ModelId>, native: usize, trunk: bool) {
+    let late = ModelId::LateInteraction;
+    if outputs.token_slot.is_some() || model == Some(late) {
+        outputs.token_mean = Some(slot_name(late));
+    }
+    let Some(model) = model.filter(|_| !trunk) else { return };
+    let (name, out_len) = (slot_name(model), model.slot_dimension());
+    let kind = match model {
+        ModelId::Sparse => SlotKind::MappedByRows,
+        _ if native == out_len => SlotKind::Same,
+        ModelId::Code if native == model.native_dimension() => SlotKind::Padded,
+        _ => SlotKind::Mapped,
+    };
+    let slot = SlotMap { name, out_len, kind };
+    match (model == late, kind) {
+        (true, SlotKind::Same) => {}
+        (true, _) => outputs.token_slot = Some(slot),
+        (false, _) => outputs.slots.push(slot),
+    }
+}
+
+fn projection_rows(vocab_count: usize) -> EmbeddingResult<GaussianRows> {
+    let out_len = ModelId::Sparse.slot_dimension();
+    GaussianRows::new(crate::projection::PROJECTION_SEED_DEFAULT, vocab_count, out_len)
+}
+
+/// The rows of E6's projection as a weight, from their file where one is named; it is written
+/// where it is not there.
+fn with_projection(
+    source: CheckpointSource,
+    rows: &GaussianRows,
+    file: Option<&Path>,
+) -> EmbeddingResult<CheckpointSource> {
+    let name = format!("project.{}", slot_name(ModelId::Sparse));
+    let Some(path) = file else {
+        let mut matrix = vec![0.0; rows.in_len() * rows.out_len()];
+        for (index, row) in matrix.chunks_exact_mut(rows.out_len()).enumerate() {
+            rows.row_into(index as u32, row);
+        }
+        return Ok(source.with(&name, Arc::new(matrix)));
+    };
+    if !path.is_file() {
+        rows.save(path)?;
+    }
+    source.with_file(&name, rows.open(path)?, ROWS_NAME)
 }
 
 /// The map of a native vector whose size is neither its slot's nor the published one.
@@ -182,8 +242,11 @@ fn tokens_of(tokenizer: TextTokenizer, head: Head, len_max: usize) -> EmbeddingR
 
 /// One run of the trunk serves every slot that is a map of its mean, and E12's rows.
 fn trunk_outputs(models: &[ModelId]) -> TextOutputs {
-    let map =
-        |model: &ModelId| SlotMap { name: slot_name(*model), out_len: model.slot_dimension() };
+    let map = |model: &ModelId| SlotMap {
+        name: slot_name(*model),
+        out_len: model.slot_dimension(),
+        kind: SlotKind::Mapped,
+    };
     let mean = |it: &&ModelId| !matches!(it, ModelId::Sparse | ModelId::LateInteraction);
     TextOutputs {
         pooling: Pooling::Mean,
@@ -191,6 +254,7 @@ fn trunk_outputs(models: &[ModelId]) -> TextOutputs {
         normalize: true,
         slots: models.iter().filter(mean).map(map).collect(),
         token_slot: models.iter().find(|it| **it == ModelId::LateInteraction).map(map),
+        token_mean: None,
     }
 }
 
@@ -205,7 +269,8 @@ fn model_outputs(model: Option<ModelId>, head: Head, config: &ModelConfig) -> Te
         (_, Head::None | Head::MaskedLm) => Pooling::Mean,
     };
     let normalize = pooling != Pooling::Splade;
-    TextOutputs { pooling, project: true, normalize, slots: Vec::new(), token_slot: None }
+    let slots = Vec::new();
+    TextOutputs { pooling, project: true, normalize, slots, token_slot: None, token_mean: None }
 }
 
 fn native_len(outputs: &TextOutputs, head: Head, encoder: &EncoderConfig) -> usize {
@@ -221,15 +286,7 @@ fn native_len(outputs: &TextOutputs, head: Head, encoder: &EncoderConfig) -> usi
     }
 }
 
-fn sparse_projection(
-    vocab_count: usize,
-    file: Option<&PathBuf>,
-) -> EmbeddingResult<SparseProjection> {
-    let rows = GaussianRows::new(
-        crate::projection::PROJECTION_SEED_DEFAULT,
-        vocab_count,
-        ModelId::Sparse.slot_dimension(),
-    )?;
+fn sparse_projection(rows: GaussianRows, file: Option<&Path>) -> EmbeddingResult<SparseProjection> {
     match file {
         Some(file) if file.is_file() => SparseProjection::open(rows, file, SPARSE_ROWS_MAX),
         Some(_) | None => Ok(SparseProjection::generated(rows, SPARSE_ROWS_MAX)),

@@ -63,6 +63,8 @@ pub(crate) fn options(profile: Profile, models: &[ModelId]) -> PipelineOptions {
         batch_tokens_max: 256,
         reference_s: None,
         precision: InferencePrecision::FP32,
+        device_slots: false,
+        own_forms: true,
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fixture;
+mod forms;
 mod lifecycle;
 mod registry;
 mod values;

@@ -100,6 +100,8 @@ pub(crate) fn pipeline(trunk: &Path, made: &Path) -> PipelineCore {
         batch_tokens_max: 1024,
         reference_s: None,
         precision: InferencePrecision::FP32,
+        device_slots: false,
+        own_forms: true,
     };
     PipelineCore::open(build(), options).expect("the pipeline opens")
 }

@@ -10,7 +10,8 @@ use crate::op::{DotDims, Fold};
 
 /// `Σ weight · (w2 · gelu(w1 · x + b1) + b2)` over the experts, with the tanh GELU.
 ///
-/// The expansion computes every expert; a device may leave out those of weight zero.
+/// The expansion computes every expert. A device may leave out those of weight zero without
+/// reading their weights: what is not a number there then does not reach the result.
 /// Shapes: `x: [n, d]`, `weights: [n, e]`, `w1: [e, h, d]`, `b1: [e, h]`, `w2: [e, o, h]`,
 /// `b2: [e, o]`, result `[n, o]`.
 pub static EXPERTS: Composite = Composite {
@@ -57,21 +58,26 @@ fn expand(g: &mut Graph, _attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<Value
 
 fn cases() -> Vec<OpCase> {
     let mut out = Vec::new();
-    for (name, [n, d, e, h, o]) in
-        [("some experts", [4, 6, 3, 5, 2]), ("one row", [1, 3, 8, 2, 7]), ("one", [3, 2, 1, 3, 1])]
-    {
-        let mut case = CaseBuilder::new(name);
-        let x = case.random("x", DType::F32, &[n, d]);
+    let (f32, bf16) = (DType::F32, DType::BF16);
+    for (name, dtype, tolerance, [n, d, e, h, o]) in [
+        ("some experts", f32, 1e-5, [4, 6, 3, 5, 2]),
+        ("one row", f32, 1e-5, [1, 3, 8, 2, 7]),
+        ("one", f32, 1e-5, [3, 2, 1, 3, 1]),
+        ("whole pieces", f32, 1e-4, [5, 40, 4, 24, 8]),
+        ("bf16", bf16, 2e-2, [9, 16, 4, 8, 24]),
+    ] {
+        let mut case = CaseBuilder::new(name).tolerance(tolerance);
+        let x = case.random("x", dtype, &[n, d]);
         // Every other weight is zero, as after the choice of experts.
         let parts: Vec<f64> = (0..n * e).map(|i| if i % 2 == 0 { 0.5 } else { 0.0 }).collect();
         let weights = case.values("weights", DType::F32, &[n, e], &parts);
         let inputs = [
             x,
             weights,
-            case.random("w1", DType::F32, &[e, h, d]),
-            case.random("b1", DType::F32, &[e, h]),
-            case.random("w2", DType::F32, &[e, o, h]),
-            case.random("b2", DType::F32, &[e, o]),
+            case.random("w1", dtype, &[e, h, d]),
+            case.random("b1", dtype, &[e, h]),
+            case.random("w2", dtype, &[e, o, h]),
+            case.random("b2", dtype, &[e, o]),
         ];
         out.push(case.of(&EXPERTS, Attrs::NONE, &inputs));
     }

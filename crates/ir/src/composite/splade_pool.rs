@@ -17,7 +17,7 @@ const CHUNK_COUNT_MAX: usize = 256;
 ///
 /// The logits `h · wᵀ + bias` exist for `chunk` rows at a time.
 /// Attributes: `chunk: int`, rows. Shapes: `h: [t, k]`, `w: [v, k]`, `bias: [v]`, `lo` and
-/// `hi: i32 [n]`, result `[n, v]`.
+/// `hi: i32 [n]`, result `[n, v]` of the wide type.
 pub static SPLADE_POOL: Composite = Composite {
     name: "splade_pool",
     about: "log-saturated largest logit of each term over the rows of a segment",
@@ -52,8 +52,7 @@ fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueI
     }
     let best = g.cast(best, dtype.wide())?;
     let lifted = g.with_number(Binary::Add, best, 1.0)?;
-    let weight = g.unary(Unary::Log, lifted)?;
-    Ok(vec![g.cast(weight, dtype)?])
+    Ok(vec![g.unary(Unary::Log, lifted)?])
 }
 
 fn cases() -> Vec<OpCase> {
@@ -62,8 +61,10 @@ fn cases() -> Vec<OpCase> {
         ("one chunk", 5, 4, 6, 8, &[0, 3][..], &[3, 5][..]),
         ("three chunks", 8, 3, 5, 3, &[0, 2, 7], &[2, 7, 8]),
         ("empty and absent rows", 4, 3, 7, 2, &[0, 2, -1], &[0, 100, 1]),
+        ("whole pieces", 40, 24, 10, 16, &[0, 7, 33], &[7, 40, 20]),
     ] {
-        let mut case = CaseBuilder::new(name);
+        // Rows of whole pieces may go through tensor cores.
+        let mut case = CaseBuilder::new(name).tolerance(if k % 8 == 0 { 1e-4 } else { 1e-5 });
         let h = case.random_in("h", DType::F32, &[t, k], -2.0, 2.0);
         let w = case.random("w", DType::F32, &[v, k]);
         let bias = case.random("bias", DType::F32, &[v]);

@@ -14,7 +14,7 @@ use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::{CacheCount, Counter, Plain};
 use calor_telemetry::event::{Cache, Event, Origin};
 
-use super::{Engine, ProgramSpec};
+use super::Engine;
 use crate::error::RuntimeError;
 
 /// Most bytes of loaded code that no program uses.
@@ -118,15 +118,6 @@ impl Engine {
         Ok(found.collect::<Option<Vec<_>>>().expect("every unit was there or was made"))
     }
 
-    pub(crate) fn compile_ahead(&mut self, specs: &[ProgramSpec<'_>]) -> Result<(), RuntimeError> {
-        let mut units = Vec::new();
-        for spec in specs {
-            units.extend(self.plan(spec)?.units);
-        }
-        self.codes_of(&units)?;
-        Ok(())
-    }
-
     fn compiled(&self, kernel: Label, compiled: Compiled, wall_ns: u64) -> Compiled {
         let origin = match compiled.found {
             Found::Made => Origin::Made,
@@ -207,35 +198,40 @@ const USAGE: Counter = Counter::Cache(Cache::KernelStructural, CacheCount::Bytes
 
 /// Compiles units, each once, in any order; the results are in the order of `units`.
 fn compile_all(compiler: &dyn Compiler, artifacts: &dyn Artifacts, units: &[&Unit]) -> Vec<Made> {
-    let compile = |unit: &Unit| {
+    on_threads(units, |unit| {
         let watch = Stopwatch::start();
         let compiled = compiler.compile(unit, artifacts);
         (compiled, watch.elapsed_ns())
-    };
+    })
+}
+
+/// What `work` makes of each item, in order, on as many threads as there are processors once it
+/// takes longer than starting them does.
+pub(super) fn on_threads<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let watch = Stopwatch::start();
-    let mut made = Vec::with_capacity(units.len());
-    while made.len() < units.len() && watch.elapsed_ns() < ALONE_NS_MAX {
-        made.push(compile(units[made.len()]));
+    let mut made = Vec::with_capacity(items.len());
+    while made.len() < items.len() && watch.elapsed_ns() < ALONE_NS_MAX {
+        made.push(work(&items[made.len()]));
     }
-    let rest = &units[made.len()..];
+    let rest = &items[made.len()..];
     let next = AtomicUsize::new(0);
-    let slots: Vec<Mutex<Option<Made>>> = rest.iter().map(|_| Mutex::new(None)).collect();
-    let work = || {
+    let slots: Vec<Mutex<Option<R>>> = rest.iter().map(|_| Mutex::new(None)).collect();
+    let take = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(unit) = rest.get(at) else { return };
-            let done = compile(unit);
+            let Some(item) = rest.get(at) else { return };
+            let done = work(item);
             *slots[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
         }
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 1..processors.min(rest.len()) {
-            scope.spawn(work);
+            scope.spawn(take);
         }
-        work();
+        take();
     });
     let rest = slots.into_iter().map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner));
-    made.extend(rest.map(|it| it.expect("a worker took each unit")));
+    made.extend(rest.map(|it| it.expect("a worker took each item")));
     made
 }

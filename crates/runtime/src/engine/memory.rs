@@ -4,12 +4,14 @@ use calor_device::{BufferId, Held};
 use calor_telemetry::counter::Plain;
 use calor_telemetry::event::{Event, Memory as Purpose};
 
-use super::{Engine, LaneId, ProgramId};
+use super::{ChannelId, Engine, LaneId, ProgramId, ProgramSpec};
 use crate::error::RuntimeError;
 use crate::plan::{BufferKind, BufferRow, Plan};
 
-/// Bytes between boundary buffers start at multiples of this.
-const ALIGN_BYTES: u64 = 256;
+/// Boundary buffers start at multiples of this.
+pub(super) const ALIGN_BYTES: u64 = 256;
+/// The live block of a program: it lies in front of all inputs, so that one write brings both.
+pub(super) const LIVE_BYTES: u64 = 256;
 
 /// Device memory by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct MemoryReport {
     pub weights_bytes: u64,
     /// Arenas of all lanes.
     pub arena_bytes: u64,
-    /// Inputs, outputs and live blocks of all lanes.
+    /// Inputs, outputs and live blocks of all lanes, and channels.
     pub boundary_bytes: u64,
     /// States of programs.
     pub state_bytes: u64,
@@ -38,6 +40,8 @@ pub(super) enum Binding {
     Boundary { offset: u64 },
     /// Shared between programs, or a state of this one.
     Buffer(BufferId),
+    /// What one program leaves for another.
+    Channel(usize),
     /// Only the prelude needed it.
     Gone,
 }
@@ -45,18 +49,53 @@ pub(super) enum Binding {
 /// Memory that the programs of a lane share.
 #[derive(Default)]
 pub(super) struct Lane {
+    /// The lane whose arena this one uses; none for its own.
+    pub(super) arena_of: Option<usize>,
     pub(super) arena: Option<BufferId>,
     pub(super) arena_bytes: u64,
     pub(super) boundary: Option<BufferId>,
     pub(super) boundary_bytes: u64,
 }
 
-/// Bytes of inputs, outputs and the live block of a plan.
-pub(super) fn boundary_bytes(plan: &Plan) -> u64 {
-    let is_boundary =
-        |row: &&BufferRow| matches!(row.kind, BufferKind::Input { .. } | BufferKind::Output { .. });
-    let rows = plan.buffers.iter().filter(is_boundary);
-    rows.map(|row| row.size_bytes().next_multiple_of(ALIGN_BYTES)).sum::<u64>() + ALIGN_BYTES
+/// Memory that outlives runs, in which one program leaves rows for another.
+pub(super) struct Channel {
+    pub(super) buffer: BufferId,
+    pub(super) bytes: u64,
+}
+
+/// Where the boundary buffers of a program's parts lie: the live block, all inputs, all outputs.
+#[derive(Default)]
+pub(super) struct Boundary {
+    /// By part and slot; nothing for what lies elsewhere.
+    places: Vec<Vec<Option<u64>>>,
+    pub(super) bytes: u64,
+}
+
+impl Boundary {
+    pub(super) fn of(parts: &[(&ProgramSpec<'_>, &Plan)]) -> Self {
+        let mut places: Vec<_> = parts.iter().map(|it| vec![None; it.1.buffers.len()]).collect();
+        let mut bytes = LIVE_BYTES;
+        for inputs in [true, false] {
+            for (places, (spec, plan)) in places.iter_mut().zip(parts) {
+                for (place, row) in places.iter_mut().zip(&plan.buffers) {
+                    let is_input = matches!(row.kind, BufferKind::Input { .. });
+                    let is_output = matches!(row.kind, BufferKind::Output { .. });
+                    let wanted = if inputs { is_input } else { is_output };
+                    if wanted && channel_of(spec, row).is_none() {
+                        *place = Some(bytes);
+                        bytes += row.size_bytes().next_multiple_of(ALIGN_BYTES);
+                    }
+                }
+            }
+        }
+        Self { places, bytes }
+    }
+}
+
+/// The channel that an input or output is bound to.
+fn channel_of(spec: &ProgramSpec<'_>, row: &BufferRow) -> Option<ChannelId> {
+    let (BufferKind::Input { name } | BufferKind::Output { name }) = &row.kind else { return None };
+    spec.channels.iter().find(|it| it.0 == name).map(|it| it.1)
 }
 
 impl Engine {
@@ -77,20 +116,65 @@ impl Engine {
         Ok(buffer)
     }
 
-    /// Places of all boundary buffers, the live block's place, and the boundary's size.
+    /// Memory that outlives runs, in which one program leaves rows for another.
+    pub(crate) fn channel(&mut self, bytes: u64) -> Result<ChannelId, RuntimeError> {
+        let buffer = self.alloc(bytes, Purpose::Boundary)?;
+        self.channels.push(Some(Channel { buffer, bytes }));
+        Ok(ChannelId(self.channels.len() - 1))
+    }
+
+    /// Gives a channel back; no program is bound to it any more.
+    pub(crate) fn remove_channel(&mut self, id: ChannelId) -> Result<(), RuntimeError> {
+        let channel = self.channels[id.0].take();
+        let Some(Channel { buffer, bytes }) = channel else { return Ok(()) };
+        self.device.memory.free(buffer)?;
+        self.report.boundary_bytes -= bytes;
+        Ok(())
+    }
+
+    /// Channels are large enough for what is bound to them, and everything that is bound exists.
+    pub(super) fn check_channels(
+        &self,
+        spec: &ProgramSpec<'_>,
+        plan: &Plan,
+    ) -> Result<(), RuntimeError> {
+        for (name, id) in spec.channels {
+            let missing = || RuntimeError::NoBuffer {
+                program: spec.label.to_owned(),
+                name: (*name).to_owned(),
+            };
+            let row = plan.buffers.iter().find(|row| channel_of(spec, row) == Some(*id));
+            let row = row.ok_or_else(missing)?;
+            let channel = self.channels.get(id.0).and_then(Option::as_ref).ok_or_else(missing)?;
+            if channel.bytes < row.size_bytes() {
+                return Err(RuntimeError::Size {
+                    name: (*name).to_owned(),
+                    want_bytes: channel.bytes,
+                    got_bytes: row.size_bytes(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Places of all buffers of a part. States are allocated and start with zeros.
     pub(super) fn bind(
         &mut self,
+        spec: &ProgramSpec<'_>,
         plan: &Plan,
         shared: Vec<Option<BufferId>>,
-    ) -> Result<(Vec<Binding>, u64, u64), RuntimeError> {
-        let mut offset = 0;
+        boundary: &Boundary,
+        part: usize,
+    ) -> Result<Vec<Binding>, RuntimeError> {
         let mut bindings = Vec::with_capacity(plan.buffers.len());
-        for (row, shared) in plan.buffers.iter().zip(shared) {
+        for (slot, (row, shared)) in plan.buffers.iter().zip(shared).enumerate() {
             bindings.push(match &row.kind {
                 BufferKind::Input { .. } | BufferKind::Output { .. } => {
-                    let at = offset;
-                    offset += row.size_bytes().next_multiple_of(ALIGN_BYTES);
-                    Binding::Boundary { offset: at }
+                    match (channel_of(spec, row), boundary.places[part][slot]) {
+                        (Some(channel), _) => Binding::Channel(channel.0),
+                        (None, Some(offset)) => Binding::Boundary { offset },
+                        (None, None) => Binding::Gone,
+                    }
                 }
                 BufferKind::State { .. } => {
                     let bytes = row.size_bytes();
@@ -105,39 +189,45 @@ impl Engine {
                 }
             });
         }
-        Ok((bindings, offset, offset + ALIGN_BYTES))
+        Ok(bindings)
     }
 
-    /// Makes room in a lane. Larger memory moves, so the lane's programs are prepared again.
+    /// The lane that owns the arena of a lane.
+    pub(super) fn arena_lane(&self, lane: usize) -> usize {
+        self.lanes[lane].arena_of.unwrap_or(lane)
+    }
+
+    /// Makes room in a lane. Larger memory moves, so the programs over it are prepared again.
     pub(super) fn grow(
         &mut self,
         lane: LaneId,
         arena: u64,
         boundary: u64,
     ) -> Result<(), RuntimeError> {
-        let (old_arena, old_boundary) = {
-            let lane = &self.lanes[lane.0];
-            (lane.arena_bytes, lane.boundary_bytes)
-        };
-        if arena > old_arena || boundary > old_boundary || self.lanes[lane.0].arena.is_none() {
-            for index in 0..self.programs.len() {
-                if self.programs[index].lane == lane.0
-                    && let Some(prepared) = self.programs[index].prepared.take()
-                {
-                    self.device.compiler.release(Held::Prepared(prepared))?;
-                }
+        let owner = self.arena_lane(lane.0);
+        let old_arena = self.lanes[owner].arena_bytes;
+        let old_boundary = self.lanes[lane.0].boundary_bytes;
+        let arena_moves = arena > old_arena || self.lanes[owner].arena.is_none();
+        let boundary_moves = boundary > old_boundary;
+        for index in 0..self.programs.len() {
+            let of = self.programs[index].lane;
+            let moves = arena_moves && self.arena_lane(of) == owner;
+            if (moves || boundary_moves && of == lane.0)
+                && let Some(prepared) = self.programs[index].prepared.take()
+            {
+                self.device.compiler.release(Held::Prepared(prepared))?;
             }
         }
-        if arena > old_arena || self.lanes[lane.0].arena.is_none() {
-            if let Some(old) = self.lanes[lane.0].arena.take() {
+        if arena_moves {
+            if let Some(old) = self.lanes[owner].arena.take() {
                 self.device.memory.free(old)?;
                 self.report.arena_bytes -= old_arena;
             }
             let buffer = self.alloc(arena, Purpose::Arena)?;
-            let lane = &mut self.lanes[lane.0];
+            let lane = &mut self.lanes[owner];
             (lane.arena, lane.arena_bytes) = (Some(buffer), arena);
         }
-        if boundary > old_boundary {
+        if boundary_moves {
             if let Some(old) = self.lanes[lane.0].boundary.take() {
                 self.device.memory.free(old)?;
                 self.report.boundary_bytes -= old_boundary;
@@ -155,23 +245,26 @@ impl Engine {
         slot: usize,
         bytes: &[u8],
     ) -> Result<(), RuntimeError> {
-        let (buffer, offset) = self.place(program, slot, bytes.len())?;
+        let (buffer, offset) = self.place(program, 0, slot, bytes.len())?;
         Ok(self.device.memory.write(buffer, offset, bytes)?)
     }
 
     pub(crate) fn read(
         &mut self,
         program: ProgramId,
+        part: usize,
         slot: usize,
         out: &mut [u8],
     ) -> Result<(), RuntimeError> {
-        let (buffer, offset) = self.place(program, slot, out.len())?;
+        let (buffer, offset) = self.place(program, part, slot, out.len())?;
         Ok(self.device.memory.read(buffer, offset, out)?)
     }
 
+    /// Where the first `len` bytes of a part's buffer lie.
     pub(super) fn place(
         &self,
         program: ProgramId,
+        part: usize,
         slot: usize,
         len: usize,
     ) -> Result<(BufferId, u64), RuntimeError> {
@@ -180,7 +273,8 @@ impl Engine {
             program: program.label.text().to_owned(),
             name: format!("#{slot}"),
         };
-        let row = program.plan.buffers.get(slot).ok_or_else(missing)?;
+        let part = program.parts.get(part).ok_or_else(missing)?;
+        let row = part.plan.buffers.get(slot).ok_or_else(missing)?;
         if row.size_bytes() < len as u64 {
             return Err(RuntimeError::Size {
                 name: format!("#{slot}"),
@@ -188,12 +282,15 @@ impl Engine {
                 got_bytes: len as u64,
             });
         }
-        match program.bindings[slot] {
+        match part.bindings[slot] {
             Binding::Boundary { offset } => {
                 let lane = &self.lanes[program.lane];
                 lane.boundary.map(|buffer| (buffer, offset)).ok_or_else(missing)
             }
             Binding::Buffer(buffer) => Ok((buffer, 0)),
+            Binding::Channel(at) => {
+                self.channels[at].as_ref().map(|it| (it.buffer, 0)).ok_or_else(missing)
+            }
             Binding::Gone => Err(missing()),
         }
     }

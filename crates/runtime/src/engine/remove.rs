@@ -1,25 +1,13 @@
 //! Taking a program away: what it alone held goes back to the device.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use calor_device::{BufferId, Held};
 
-use super::memory::{Binding, Lane};
+use super::memory::Binding;
 use super::{Engine, ProgramId};
 use crate::error::RuntimeError;
-use crate::plan::{BufferKind, Choices, Plan};
-
-/// What is left of the plan of a removed program.
-const NOTHING: Plan = Plan {
-    units: Vec::new(),
-    buffers: Vec::new(),
-    prelude: Vec::new(),
-    steps: Vec::new(),
-    edges: Vec::new(),
-    arena_bytes: 0,
-    peak_live_bytes: 0,
-    defaults: Choices(BTreeMap::new()),
-};
+use crate::plan::BufferKind;
 
 impl Engine {
     /// Frees what only this program held: its prepared form, its states, weights that no other
@@ -32,18 +20,18 @@ impl Engine {
         }
         program.removed = true;
         let lane = program.lane;
-        let plan = std::mem::replace(&mut program.plan, NOTHING);
-        let bindings = std::mem::take(&mut program.bindings);
-        let codes = std::mem::take(&mut program.codes);
+        let parts = std::mem::take(&mut program.parts);
         if let Some(prepared) = program.prepared.take() {
             self.device.compiler.release(Held::Prepared(prepared))?;
         }
-        self.codes.unpin(&codes);
+        parts.iter().for_each(|it| self.codes.unpin(&it.codes));
         self.release_unused_code()?;
-        for (row, binding) in plan.buffers.iter().zip(bindings) {
-            if let (BufferKind::State { .. }, Binding::Buffer(buffer)) = (&row.kind, binding) {
-                self.device.memory.free(buffer)?;
-                self.report.state_bytes -= row.size_bytes();
+        for part in &parts {
+            for (row, binding) in part.plan.buffers.iter().zip(&part.bindings) {
+                if let (BufferKind::State { .. }, Binding::Buffer(buffer)) = (&row.kind, binding) {
+                    self.device.memory.free(*buffer)?;
+                    self.report.state_bytes -= row.size_bytes();
+                }
             }
         }
         self.free_unbound()?;
@@ -52,11 +40,12 @@ impl Engine {
 
     /// Frees every shared buffer that no program binds.
     fn free_unbound(&mut self) -> Result<(), RuntimeError> {
-        let bindings = self.programs.iter().flat_map(|it| &it.bindings);
+        let parts = self.programs.iter().flat_map(|it| &it.parts);
+        let bindings = parts.flat_map(|it| &it.bindings);
         let bound: HashSet<BufferId> = bindings
             .filter_map(|binding| match binding {
                 Binding::Buffer(buffer) => Some(*buffer),
-                Binding::Boundary { .. } | Binding::Gone => None,
+                Binding::Boundary { .. } | Binding::Channel(_) | Binding::Gone => None,
             })
             .collect();
         let unbound = self.shared.iter().filter(|(_, it)| !bound.contains(&it.buffer));
@@ -64,20 +53,27 @@ impl Engine {
         keys.into_iter().try_for_each(|key| self.free_shared(key))
     }
 
-    /// Frees the memory of a lane without programs; the next program makes it anew.
+    /// Frees the memory of a lane without programs; the next program makes it anew. An arena stays
+    /// while a lane that uses it has programs.
     fn free_lane(&mut self, index: usize) -> Result<(), RuntimeError> {
-        if self.programs.iter().any(|it| it.lane == index && !it.removed) {
-            return Ok(());
+        let owner = self.arena_lane(index);
+        let alive = |it: &&super::Program| !it.removed;
+        if !self.programs.iter().filter(alive).any(|it| self.arena_lane(it.lane) == owner) {
+            let lane = &mut self.lanes[owner];
+            let (arena, bytes) = (lane.arena.take(), std::mem::take(&mut lane.arena_bytes));
+            if let Some(buffer) = arena {
+                self.device.memory.free(buffer)?;
+                self.report.arena_bytes -= bytes;
+            }
         }
-        let Lane { arena, arena_bytes, boundary, boundary_bytes } =
-            std::mem::take(&mut self.lanes[index]);
-        if let Some(buffer) = arena {
-            self.device.memory.free(buffer)?;
-            self.report.arena_bytes -= arena_bytes;
-        }
-        if let Some(buffer) = boundary {
-            self.device.memory.free(buffer)?;
-            self.report.boundary_bytes -= boundary_bytes;
+        if !self.programs.iter().filter(alive).any(|it| it.lane == index) {
+            let lane = &mut self.lanes[index];
+            let (boundary, bytes) =
+                (lane.boundary.take(), std::mem::take(&mut lane.boundary_bytes));
+            if let Some(buffer) = boundary {
+                self.device.memory.free(buffer)?;
+                self.report.boundary_bytes -= bytes;
+            }
         }
         Ok(())
     }

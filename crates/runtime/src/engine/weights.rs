@@ -184,7 +184,7 @@ impl Engine {
             let buffer = self.shared.get(&(identity, key))?.buffer;
             Some(Span { buffer, offset: span.offset, len: span.len })
         };
-        let step = device_step(plan, step, codes, &span);
+        let step = device_step(plan, step, codes, 0, &span);
         let prepared = self.device.queue.prepare(&[step], &[], None)?;
         let ticket = self.device.queue.run(prepared)?;
         self.device.queue.wait(ticket, Duration::from_secs(600))?;
