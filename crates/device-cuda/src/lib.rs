@@ -14,6 +14,8 @@ mod driver;
 mod form;
 mod gemm;
 mod library;
+#[cfg(test)]
+mod manifest;
 mod memory;
 mod nvrtc;
 mod profile;

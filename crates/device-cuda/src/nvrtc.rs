@@ -156,3 +156,14 @@ impl Drop for Program {
         unsafe { sys::nvrtcDestroyProgram(&raw mut self.0) };
     }
 }
+
+/// The compiler that tests are told of, if they are.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test is told here where NVRTC is")]
+pub(crate) fn of_tests() -> Option<Nvrtc> {
+    use crate::library::SearchPath;
+    let folder = std::env::var("CALOR_NVRTC").ok();
+    let folder = folder.and_then(|it| std::path::Path::new(&it).parent().map(Into::into));
+    let path = SearchPath { folders: folder.into_iter().collect() };
+    Nvrtc::find(&Libraries::find(&[LibraryName::Nvrtc], &path)).ok()
+}

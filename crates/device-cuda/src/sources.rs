@@ -21,7 +21,8 @@ pub(crate) use experts::EXPERT_COUNT_MAX;
 pub(crate) use few_rows::{ROWS_MAX as SKINNY_ROWS_MAX, folded_bytes};
 pub(crate) use finish::finish;
 pub(crate) use gate::LANE_COUNT;
-pub(crate) use norm::{TERMS_MAX as NORM_TERMS_MAX, is_len as is_norm_len};
+pub(crate) use norm::is_len as is_norm_len;
+pub(crate) use norm::{ROWS_FEW as NORM_ROWS_FEW, TERMS_MAX as NORM_TERMS_MAX};
 pub(crate) use pool::{KINDS as POOL_KINDS, LEN_MAX as POOL_LEN_MAX};
 pub(crate) use splade::splade_parts_bytes;
 
@@ -98,16 +99,6 @@ fn param(source: &Source, name: &'static str) -> Result<u32, NoKernel> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::{Libraries, LibraryName, SearchPath};
-    use crate::nvrtc::Nvrtc;
-
-    #[expect(clippy::disallowed_methods, reason = "a test is told here where NVRTC is")]
-    fn compiler() -> Option<Nvrtc> {
-        let folder = std::env::var("CALOR_NVRTC").ok();
-        let folder = folder.and_then(|it| std::path::Path::new(&it).parent().map(Into::into));
-        let path = SearchPath { folders: folder.into_iter().collect() };
-        Nvrtc::find(&Libraries::find(&[LibraryName::Nvrtc], &path)).ok()
-    }
 
     fn product(name: &'static str, [rows, n, k]: [i64; 3], dtype: i64, rest: [i64; 3]) -> Source {
         let [activation, bias, residual] = rest;
@@ -140,7 +131,7 @@ mod tests {
     }
 
     fn norm(
-        [rows, k]: [i64; 2],
+        [few, k]: [i64; 2],
         types: [i64; 3],
         flags: [i64; 3],
         [terms, tables]: [i64; 2],
@@ -158,7 +149,7 @@ mod tests {
             ("tables", tables),
             ("sum", sum),
             ("early", 1),
-            ("rows", rows),
+            ("few", few),
         ];
         Source { name: "norm", params }
     }
@@ -221,9 +212,9 @@ mod tests {
             folded([8, 3072, 768], 0, [1, 0]),
             fold_norm([3072, 768], 2, [1, 1]),
             fold_norm([384, 1536], 1, [0, 0]),
-            norm([32, 1024], [2, 2, 0], [1, 1, 0], [1, 0]),
-            norm([16384, 768], [0, 1, 0], [1, 1, 0], [3, 7]),
-            norm([500, 77], [1, 1, 1], [0, 0, 1], [2, 0]),
+            norm([1, 1024], [2, 2, 0], [1, 1, 0], [1, 0]),
+            norm([0, 768], [0, 1, 0], [1, 1, 0], [3, 7]),
+            norm([1, 77], [1, 1, 1], [0, 0, 1], [2, 0]),
             pool(1024, 1, [1, 0], 1),
             pool(77, 2, [0, 0], 0),
             pool(384, 5, [1, 1], 1),
@@ -259,7 +250,7 @@ mod tests {
 
     #[test]
     fn every_source_compiles_for_every_architecture() {
-        let Some(nvrtc) = compiler() else {
+        let Some(nvrtc) = crate::nvrtc::of_tests() else {
             let line = "SKIPPED device-cuda::sources: CALOR_NVRTC is not set";
             return calor_testkit::skip(line);
         };

@@ -6,6 +6,7 @@
 
 pub mod case;
 pub mod composite;
+pub mod decoder;
 pub mod dtype;
 pub mod erf;
 pub mod expand;
@@ -22,6 +23,7 @@ pub mod text;
 
 pub use case::{CaseBuilder, OpCase, primitive_cases};
 pub use composite::{Attr, Attrs, COMPOSITES, Composite, Meaning};
+pub use decoder::{DecoderBlock, LowRank};
 pub use dtype::DType;
 pub use expand::{Expanded, dedupe, expand_all, expand_once};
 pub use grad::{GradError, derivative, gradients};

@@ -5,6 +5,7 @@ mod memory;
 mod prepare;
 mod remove;
 mod run;
+mod warm;
 mod weights;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,14 +13,16 @@ use std::sync::Arc;
 
 use calor_device::{Artifacts, CodeId, Device, NoArtifacts, PreparedId};
 use calor_ir::CheckedGraph;
-use calor_kernel::{Digest, Unit};
+use calor_kernel::Digest;
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
 use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
+use crate::kernel::KernelHandle;
 use crate::plan::{BufferKind, Capabilities, Choices, Place, Plan, PlanSpan, plan};
+use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
 use codes::Codes;
 use codes::on_threads;
@@ -136,6 +139,7 @@ pub(crate) struct Engine {
     programs: Vec<Program>,
     report: MemoryReport,
     times: BuildTimes,
+    pool: GpuMemoryPool,
     quota_bytes: u64,
     /// What is written in front of a run, put together.
     written: Vec<u8>,
@@ -149,6 +153,7 @@ impl Engine {
         recorder: Arc<dyn Recorder>,
     ) -> Self {
         let device_label = Label::of(device.signature.kind);
+        let pool = GpuMemoryPool::new(quota_bytes, counters.clone());
         Self {
             device,
             device_label,
@@ -162,6 +167,7 @@ impl Engine {
             programs: Vec::new(),
             report: MemoryReport::default(),
             times: BuildTimes::default(),
+            pool,
             quota_bytes,
             written: Vec::new(),
         }
@@ -176,7 +182,7 @@ impl Engine {
     }
 
     pub(crate) fn report(&self) -> MemoryReport {
-        self.report
+        MemoryReport { pool_bytes: self.pool.idle_bytes(), ..self.report }
     }
 
     pub(crate) fn times(&self) -> BuildTimes {
@@ -205,7 +211,7 @@ impl Engine {
 
     /// Plans, compiles and loads code, reserves memory and loads weights, in this order and each
     /// for all programs: code goes in while memory is free, and nothing is compiled once weights
-    /// have come.
+    /// have come. When one cannot be added, none is.
     pub(crate) fn add(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
         let watch = Stopwatch::start();
         let plans = self.plans(specs)?;
@@ -217,46 +223,80 @@ impl Engine {
         }
         self.within_quota(&drafts)?;
         let plans_ns = watch.elapsed_ns();
-        let units: Vec<Unit> =
-            drafts.iter().flat_map(|it| &it.plans).flat_map(|it| it.units.clone()).collect();
-        let mut codes = self.codes_of(&units)?.into_iter();
+        // Held until the programs hold it: code that nothing uses would give way to more of it.
+        let handles =
+            self.codes_of(drafts.iter().flat_map(|it| &it.plans).flat_map(|it| &it.units))?;
+        let mut codes = handles.iter().map(KernelHandle::code);
         let code_ns = watch.elapsed_ns();
         for draft in &drafts {
             self.grow(draft.lane(), draft.arena_bytes, draft.boundary.bytes)?;
         }
         let memory_ns = watch.elapsed_ns();
-        let mut made = Vec::with_capacity(drafts.len());
+        let mut added = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let Draft { spec, plans, boundary, bases, .. } = &draft;
-            let mut parts = Vec::with_capacity(plans.len());
-            for (index, (PartSpec { branch, spec }, plan)) in
-                spec.parts.iter().zip(plans).enumerate()
-            {
-                let codes: Vec<CodeId> = codes.by_ref().take(plan.units.len()).collect();
-                let shared = self.prelude(spec, plan, &codes)?;
-                let bindings = self.bind(spec, plan, shared, boundary, index)?;
-                self.codes.pin(&codes);
-                parts.push(Part {
-                    label: Label::of(spec.label),
-                    branch: *branch,
-                    bucket: [spec.token_count_max, spec.sequence_count_max],
-                    digest: plan.digest(),
-                    plan: plan.clone(),
-                    codes,
-                    bindings,
-                    arena_base: bases[index],
-                });
+            match self.add_draft(draft, &mut codes) {
+                Ok(program) => added.push(program),
+                Err(err) => {
+                    added.into_iter().try_for_each(|it| self.remove(it))?;
+                    self.free_empty_lanes()?;
+                    return Err(err);
+                }
             }
-            let (label, lane) = (Label::of(spec.label), draft.lane().0);
-            self.programs.push(Program { label, parts, lane, prepared: None, removed: false });
-            made.push(ProgramId(self.programs.len() - 1));
         }
         self.times.plans_ns += plans_ns;
         self.times.code_ns += code_ns - plans_ns;
         self.times.memory_ns += memory_ns - code_ns;
         self.times.weights_ns += watch.elapsed_ns() - memory_ns;
         self.release_unused_code()?;
-        Ok(made)
+        Ok(added)
+    }
+
+    /// Weights and places of a program whose code is loaded and whose memory is reserved.
+    fn add_draft(
+        &mut self,
+        draft: Draft<'_>,
+        codes: &mut dyn Iterator<Item = CodeId>,
+    ) -> Result<ProgramId, RuntimeError> {
+        let lane = draft.lane();
+        let Draft { spec: joined, plans, boundary, bases, .. } = draft;
+        let mut parts = Vec::with_capacity(plans.len());
+        for (index, (PartSpec { branch, spec }, plan)) in joined.parts.iter().zip(plans).enumerate()
+        {
+            let codes: Vec<CodeId> = codes.take(plan.units.len()).collect();
+            let shared = self.prelude(spec, &plan, &codes)?;
+            let bindings = self.bind(spec, &plan, shared, &boundary, index)?;
+            parts.push(Part {
+                label: Label::of(spec.label),
+                branch: *branch,
+                bucket: [spec.token_count_max, spec.sequence_count_max],
+                digest: plan.digest(),
+                plan,
+                codes,
+                bindings,
+                arena_base: bases[index],
+            });
+        }
+        parts.iter().for_each(|it| self.codes.pin(&it.codes));
+        let label = Label::of(joined.label);
+        let program = Program { label, parts, lane: lane.0, prepared: None, removed: false };
+        self.programs.push(program);
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    /// The plan that a program of this graph gets.
+    pub(crate) fn planned(
+        &self,
+        graph: &CheckedGraph,
+        choices: &Choices,
+    ) -> Result<Plan, RuntimeError> {
+        Ok(plan(graph, &self.capabilities(), choices)?)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            claims: self.device.claims,
+            parallel_count: self.device.signature.parallel_count,
+        }
     }
 
     /// A program before anything of it exists.
@@ -277,10 +317,7 @@ impl Engine {
 
     /// The plans of all parts, in order, made on as many threads as pay.
     fn plans(&self, specs: &[JoinedSpec<'_>]) -> Result<Vec<Plan>, RuntimeError> {
-        let capabilities = Capabilities {
-            claims: self.device.claims,
-            parallel_count: self.device.signature.parallel_count,
-        };
+        let capabilities = self.capabilities();
         let mut parts = Vec::new();
         for spec in specs {
             assert!(
@@ -315,7 +352,7 @@ impl Engine {
     }
 
     /// Refuses up front what would not fit, with the bytes wanted and left.
-    fn within_quota(&self, drafts: &[Draft<'_>]) -> Result<(), RuntimeError> {
+    fn within_quota(&mut self, drafts: &[Draft<'_>]) -> Result<(), RuntimeError> {
         let mut wanted = MemoryReport::default();
         let mut seen = HashSet::new();
         let (mut arenas, mut boundaries) = (BTreeMap::new(), BTreeMap::new());
@@ -330,7 +367,7 @@ impl Engine {
                         wanted.weights_bytes += row.size_bytes();
                     }
                     if matches!(row.kind, BufferKind::State { .. }) {
-                        wanted.state_bytes += row.size_bytes();
+                        wanted.state_bytes += GpuMemoryPool::granted_bytes(row.size_bytes());
                     }
                 }
             }
@@ -342,11 +379,18 @@ impl Engine {
         }
         wanted.arena_bytes =
             arenas.iter().map(|(at, it)| it.saturating_sub(self.lanes[*at].arena_bytes)).sum();
-        wanted.boundary_bytes = boundaries
-            .iter()
-            .map(|(at, it)| it.saturating_sub(self.lanes[*at].boundary_bytes))
-            .sum();
-        let left_bytes = self.quota_bytes.saturating_sub(self.report.total_bytes());
+        let grown = |(at, bytes): (&usize, &u64)| {
+            let Lane { boundary, boundary_bytes, .. } = &self.lanes[*at];
+            let held = boundary.map_or(0, |_| GpuMemoryPool::granted_bytes(*boundary_bytes));
+            GpuMemoryPool::granted_bytes(*bytes.max(boundary_bytes)) - held
+        };
+        wanted.boundary_bytes = boundaries.iter().map(grown).sum();
+        let left = |engine: &Self| engine.quota_bytes.saturating_sub(engine.report().total_bytes());
+        if left(self) < wanted.total_bytes() {
+            // What waits in the pool counts, and is the first to go.
+            self.pool.clear(&mut *self.device.memory)?;
+        }
+        let left_bytes = left(self);
         if left_bytes < wanted.total_bytes() {
             let program = drafts[0].spec.label.to_owned();
             return Err(RuntimeError::Quota { program, wanted, left_bytes });

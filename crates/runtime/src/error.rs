@@ -73,6 +73,25 @@ pub enum RuntimeError {
         /// Room.
         max: u32,
     },
+    /// Two kernels have one key: the key leaves out what tells them apart. A bug of ours.
+    #[error("kernel `{wanted}` has the key of another kernel, `{held}`")]
+    KeyTaken {
+        /// The kernel that was asked for.
+        wanted: String,
+        /// The kernel whose code is kept under the key.
+        held: String,
+    },
+    /// A decoder block whose sizes do not fit, or that has no derivative.
+    #[error("a decoder block cannot be written as a graph")]
+    Block(#[from] calor_ir::GradError),
+    /// No kernel cache was opened for this device.
+    #[error("no kernel cache was opened for {kind} device {ordinal}")]
+    NoContext {
+        /// Kind of device.
+        kind: &'static str,
+        /// Its number.
+        ordinal: usize,
+    },
     /// The program was removed.
     #[error("program `{program}` was removed")]
     Removed {

@@ -4,7 +4,10 @@
 pub mod cache;
 mod engine;
 mod error;
+mod forward_cache;
+mod kernel;
 pub mod plan;
+mod pool;
 mod session;
 mod source;
 
@@ -13,8 +16,11 @@ pub use engine::{
     MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run,
 };
 pub use error::RuntimeError;
+pub use forward_cache::{ContextId, ForwardKernelCache, ForwardKernelCaches, SmTarget};
+pub use kernel::{KernelHandle, KernelKey};
 pub use plan::{
     BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
 };
+pub use pool::{GpuMemoryPool, PoolStats};
 pub use session::{Build, Session};
 pub use source::WeightSource;

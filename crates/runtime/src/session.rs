@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_device::{Artifacts, Device, Signature};
-use calor_kernel::Digest;
+use calor_ir::CheckedGraph;
+use calor_kernel::{Digest, Unit};
 use calor_telemetry::{Counters, Recorder};
 
 use crate::engine::{
@@ -15,7 +16,8 @@ use crate::engine::{
     ProgramSpec, Run,
 };
 use crate::error::RuntimeError;
-use crate::plan::Plan;
+use crate::kernel::{KernelHandle, KernelKey};
+use crate::plan::{Choices, Plan};
 
 /// Builds programs on a device, and runs them while it does.
 pub struct Build(Engine);
@@ -103,20 +105,66 @@ impl Build {
     /// # Panics
     /// For no parts, more than [`crate::PART_COUNT_MAX`], or parts of several lanes.
     pub fn joined(&mut self, spec: &JoinedSpec<'_>) -> Result<ProgramId, RuntimeError> {
-        Ok(self.programs(std::slice::from_ref(spec))?[0])
+        Ok(self.all_joined(std::slice::from_ref(spec))?[0])
     }
 
-    /// Builds many programs at once: all plans and all code, on as many threads as there are
+    /// Builds all programs of a manifest: all plans and all code, on as many threads as there are
     /// processors; then the memory of all; then the weights of all. Nothing is compiled once
-    /// weights have come.
+    /// weights have come. When one cannot be added, none is.
     ///
     /// # Errors
     /// As [`Build::program`]. When the quota would be exceeded, nothing was allocated.
     ///
     /// # Panics
     /// As [`Build::joined`].
-    pub fn programs(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
+    pub fn all_joined(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
         self.0.add(specs)
+    }
+
+    /// As [`Build::all_joined`], of programs of one graph each.
+    ///
+    /// # Errors
+    /// As [`Build::all_joined`].
+    pub fn programs(&mut self, specs: &[ProgramSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
+        let mut all = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let parts = vec![PartSpec { branch: 0, spec: spec.clone() }];
+            all.push(JoinedSpec { label: spec.label, parts });
+        }
+        self.all_joined(&all)
+    }
+
+    /// Prepares every program and runs it once, over inputs of zeros and with room for everything
+    /// in use, so that no request is the first. What inputs hold is gone.
+    ///
+    /// # Errors
+    /// When the device fails or a run does not end within `deadline`.
+    pub fn run_each_once(&mut self, deadline: Duration) -> Result<(), RuntimeError> {
+        self.0.run_each_once(deadline)
+    }
+
+    /// Code of one kernel, compiled and loaded where it is not there.
+    ///
+    /// # Errors
+    /// [`RuntimeError::KeyTaken`], and when the device fails.
+    pub fn kernel_of(&mut self, kernel: &Unit) -> Result<KernelHandle, RuntimeError> {
+        self.0.kernel_of(kernel)
+    }
+
+    /// Code of everything that a plan launches, in the order of its units.
+    ///
+    /// # Errors
+    /// As [`Build::kernel_of`].
+    pub fn kernels_of(&mut self, plan: &Plan) -> Result<Vec<KernelHandle>, RuntimeError> {
+        self.0.codes_of(&plan.units)
+    }
+
+    /// The plan that a program of this graph gets on this device. Nothing is compiled.
+    ///
+    /// # Errors
+    /// When the graph has none.
+    pub fn planned(&self, graph: &CheckedGraph, choices: &Choices) -> Result<Plan, RuntimeError> {
+        self.0.planned(graph, choices)
     }
 
     /// Takes a program away and gives back the memory that it alone held: its states, weights
@@ -245,6 +293,16 @@ macro_rules! running {
             /// For a program that was removed.
             pub fn digest(&self, program: ProgramId) -> Digest {
                 self.0.digest_of(program, 0)
+            }
+
+            /// Loaded code by its key.
+            pub fn kernel(&self, key: KernelKey) -> Option<KernelHandle> {
+                self.0.kernel(key)
+            }
+
+            /// Keys of all loaded code, in order.
+            pub fn kernel_keys(&self) -> Vec<KernelKey> {
+                self.0.kernel_keys()
             }
 
             /// Device memory by purpose.

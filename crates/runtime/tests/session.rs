@@ -146,7 +146,7 @@ fn programs_that_are_built_together_have_their_code_before_any_weights() {
             JoinedSpec { label: "model", parts: vec![PartSpec { branch: 0, spec }] }
         })
         .collect();
-    let programs = bench.build.programs(&specs).unwrap();
+    let programs = bench.build.all_joined(&specs).unwrap();
     assert_eq!(programs.len(), 3);
     let events = bench.log.events();
     let last = |wanted: fn(&Event) -> bool| events.iter().rposition(wanted).unwrap();

@@ -261,7 +261,7 @@ impl Encoder {
         self.layers as f64 * self.rows() as f64 * (products + attention)
     }
 
-    fn graph(&self) -> Result<CheckedGraph, GraphError> {
+    pub(crate) fn graph(&self) -> Result<CheckedGraph, GraphError> {
         let mut g = Graph::new();
         let (rows, hidden) = (self.rows(), self.hidden);
         let ids = g.live_input("ids", 0, Type::new(DType::I32, &[rows]));
@@ -302,7 +302,7 @@ impl Encoder {
         g.check()
     }
 
-    fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
+    pub(crate) fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
         let (rows, length) = (self.rows() as i32, self.length as i32);
         let of_rows = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
             (0..rows).flat_map(|row| value(row).to_le_bytes()).collect()
@@ -380,8 +380,8 @@ impl WeightSource for Seeded {
             name.bytes().fold(1469, |sum, it| sum.wrapping_mul(31).wrapping_add(u64::from(it)));
         for (at, to) in out.iter_mut().enumerate() {
             // A step of SplitMix64.
-            let step = ((first + at + 1) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut z = seed.wrapping_add(step);
+            let place = (first + at + 1) as u64;
+            let mut z = seed.wrapping_add(place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             let unit = (z ^ z >> 31) >> 40;

@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
 pub mod bench;
+mod decoder;
 mod golden;
 mod large;
+mod outside;
 mod partly;
 pub mod parts;
 pub mod pipeline;
 mod rows;
 
+pub use decoder::check_decoders;
 pub use golden::Golden;
 pub use large::{check_attention, check_experts, check_gates, check_products, check_splade};
+pub use outside::sealed_runs;
 pub use partly::check_partly_filled;
 pub use rows::{check_norms, check_pools};

@@ -10,7 +10,8 @@
 //! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
-//! nothing; `--without-library` leaves cuBLASLt alone.
+//! nothing; `--without-library` leaves cuBLASLt alone. `--sealed` runs encoders in place of checks,
+//! for `crates/suite/outside/check.sh`, which says what `--plant` is.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -25,8 +26,9 @@ use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
-use calor_suite::{Golden, bench, check_attention, check_experts, check_gates, check_norms};
-use calor_suite::{check_partly_filled, check_pools, check_products, check_splade, parts};
+use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
+use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
+use calor_suite::{parts, sealed_runs};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -49,6 +51,8 @@ struct Arguments {
     json: Option<PathBuf>,
     revision: String,
     steps: bool,
+    sealed: bool,
+    plant: bool,
     eager: bool,
     without_library: bool,
     libraries: Vec<PathBuf>,
@@ -78,6 +82,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--memory" => found.memory_bytes = Some(next()?.parse()?),
             "--precision" => found.precision = Some(next()?),
             "--steps" => found.steps = true,
+            "--sealed" => found.sealed = true,
+            "--plant" => found.plant = true,
             "--bench" => found.bench = true,
             "--parts" => found.parts = true,
             "--eager" => found.eager = true,
@@ -101,7 +107,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         profile: profile.clone(),
         ..CudaOptions::default()
     };
-    let driver = CudaDriver::new(options);
+    let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
+    let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
     if arguments.pipeline || arguments.soak.is_some() {
         pipeline_runs(&driver, &arguments, &mut out)?;
         return Ok(ExitCode::SUCCESS);
@@ -120,6 +127,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         parts::table(&driver, &arguments.names, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if arguments.sealed {
+        for encoder in bench::ENCODERS {
+            if arguments.names.iter().any(|it| encoder.name.contains(&**it)) {
+                sealed_runs(&driver, encoder, arguments.plant, &mut out)?;
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.bench {
         let folder = &arguments.cache;
         let mut record: Box<dyn Write> = match &arguments.json {
@@ -131,7 +146,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
-    for (name, check) in checks(&driver, &arguments.golden) {
+    for (name, check) in checks(&driver, &alone, &arguments.golden) {
         if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
             continue;
         }
@@ -196,7 +211,11 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
-fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<'a>> {
+fn checks<'a>(
+    driver: &'a dyn Driver,
+    alone: &'a dyn Driver,
+    golden: &'a std::path::Path,
+) -> Vec<Check<'a>> {
     let form = move |form: Form| {
         move || {
             let lines = failures(driver, form, KNOWN);
@@ -211,6 +230,8 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
         ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
         ("contract.joined", Box::new(move || check_joined(driver))),
+        ("contract.targets", Box::new(move || contract::check_targets(driver))),
+        ("contract.decoders", Box::new(move || check_decoders(driver, alone))),
         ("golden.tokens", Box::new(move || models().token_rows_are_those_of_the_reference())),
         ("golden.vectors", Box::new(move || models().vectors_are_those_of_the_reference())),
         (

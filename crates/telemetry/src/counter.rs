@@ -114,6 +114,8 @@ counters! {
         ArenaBytes as "calor.memory.arena", Bytes, Level;
         /// Memory held for weights.
         WeightsBytes as "calor.memory.weights", Bytes, Level;
+        /// Memory that a pool granted beyond what was asked, because sizes are rounded up.
+        PoolSlackBytes as "calor.memory.pool.slack", Bytes, Level;
         /// Records that a ring overwrote.
         LostRecords as "calor.telemetry.lost", Count, Total;
     }

@@ -89,6 +89,7 @@ pub fn check_all(driver: &dyn Driver, known: &[Known]) {
     contract::check_queue(driver);
     contract::check_live_words(driver);
     crate::check_joined(driver);
+    contract::check_targets(driver);
     for form in Form::ALL {
         let lines = failures(driver, form, known);
         assert!(lines.is_empty(), "{} cases:\n{}", lines.len(), lines.join("\n"));
@@ -138,7 +139,16 @@ macro_rules! conformance {
         #[test]
         fn live_words_follow_the_block() {
             $crate::contract::check_live_words(&$driver);
+        }
+
+        #[test]
+        fn branches_run_at_once_and_meet_in_channels() {
             $crate::check_joined(&$driver);
+        }
+
+        #[test]
+        fn code_for_another_target_is_refused() {
+            $crate::contract::check_targets(&$driver);
         }
     };
 }

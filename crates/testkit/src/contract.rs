@@ -1,8 +1,8 @@
-//! The buffer and queue contract of a device: spans, stale ids, lack of memory, live words.
+//! The contract of a device: spans, stale ids, lack of memory, live words, targets of code.
 
 use std::time::Duration;
 
-use calor_device::{BufferId, Device, DeviceError, Driver, Held, Span, Step, Word};
+use calor_device::{Artifact, BufferId, Device, DeviceError, Driver, Held, Span, Step, Word};
 use calor_ir::DType;
 use calor_kernel::{Access, Address, Arg, Instr, InstrOp, Level, LoopProgram, Reg, Store, Unit};
 
@@ -171,5 +171,36 @@ pub fn check_live_words(driver: &dyn Driver) {
         assert_eq!(out, encode(&want), "rows for a live count of {count}");
     }
     ok(device.compiler.release(Held::Prepared(prepared)));
+    ok(device.compiler.release(Held::Code(code)));
+}
+
+/// F-PTX-001: code for another target, or for none, is refused with both names, and before
+/// anything looks at its bytes.
+///
+/// # Panics
+/// When the device breaks the contract.
+pub fn check_targets(driver: &dyn Driver) {
+    let mut device = open(driver);
+    let own = device.signature.arch.clone();
+    let unit = Unit::Loop(add_one(4));
+    let artifact = ok(device.compiler.compile(&unit, &calor_device::NoArtifacts)).artifact;
+    assert_eq!(artifact.target, own, "code is compiled for the device");
+    let cut = &own[..own.len() - 1];
+    let others = ["", " ", "sm_80", "gfx942", cut, &format!("{own}a"), &format!("{own}\0")];
+    for target in others.into_iter().filter(|it| *it != own) {
+        // The second one is no code at all: who looks at its bytes says something else.
+        for bytes in [artifact.bytes.clone(), vec![0; 3]] {
+            let foreign = Artifact { target: target.into(), bytes };
+            match device.compiler.load(&foreign) {
+                Err(err @ DeviceError::WrongTarget { .. }) => {
+                    let said = err.to_string();
+                    let names = [format!("`{own}`"), format!("`{target}`")];
+                    assert!(names.iter().all(|it| said.contains(it)), "both names: {said}");
+                }
+                other => panic!("code for `{target}` on `{own}`: {other:?}"),
+            }
+        }
+    }
+    let code = ok(device.compiler.load(&artifact));
     ok(device.compiler.release(Held::Code(code)));
 }

@@ -8,14 +8,18 @@
 pub mod compare;
 pub mod conformance;
 pub mod contract;
+pub mod decoders;
 pub mod device_case;
 pub mod joined;
+pub mod prewarm;
 pub mod random_graph;
 pub mod reference;
 pub mod rewrite;
 pub mod stacks;
 pub mod valid;
 
+/// Plans and programs, for the tests of devices: they lie below this crate.
+pub use calor_runtime as runtime;
 pub use compare::{Mismatch, agree};
 pub use conformance::{Known, check_all, failures};
 pub use device_case::{Checked, Failure, check_case};

@@ -6,7 +6,7 @@ use calor_ir::{Binary, NodeId, Op, Prim, ValueId};
 use calor_kernel::{Source, Unit};
 
 use super::{composite_of, fits, results, sizes};
-use crate::sources::{NORM_TERMS_MAX, is_norm_len, type_number};
+use crate::sources::{NORM_ROWS_FEW, NORM_TERMS_MAX, is_norm_len, type_number};
 
 /// A norm: what it is of, and what it is scaled and shifted by.
 pub(super) struct Norm {
@@ -87,7 +87,7 @@ pub(super) fn offer(site: &Site<'_>) -> Option<Offer> {
         ("tables", tables),
         ("sum", keeps_sum.into()),
         ("early", vectors.iter().flatten().all(|it| site.is_constant(*it)).into()),
-        ("rows", (graph.shape(norm.x).element_count() / k as usize) as i64),
+        ("few", (graph.shape(norm.x).element_count() / k as usize <= NORM_ROWS_FEW).into()),
     ];
     let unit = Unit::Source(Source { name: "norm", params });
     Some(Offer { unit, words, args, absorbs: absorbed })

@@ -3,7 +3,7 @@
 //! Parameters of `norm`: `k` (length of a row), `in`, `out` and `gain` (types of the rows, of the
 //! result, of gain and bias), `centred` and `bias` (flags), `eps`, `terms` (rows that are added),
 //! `tables` (a bit for each term that is a row of a table), `sum` (whether the sum is written),
-//! `early` (whether gain and bias are weights) and `rows` (most rows).
+//! `early` (whether gain and bias are weights) and `few` (whether rows are at most [`ROWS_FEW`]).
 
 use calor_kernel::Source;
 
@@ -12,6 +12,9 @@ use crate::arch::Arch;
 use crate::form::{Axis, Geometry, KernelForm};
 
 const TEXT: &str = include_str!("../text/norm.cu");
+
+/// Most rows that are worth a block each.
+pub(crate) const ROWS_FEW: usize = 1024;
 
 /// Most rows that are added up in front of a norm.
 pub(crate) const TERMS_MAX: usize = 3;
@@ -47,10 +50,9 @@ struct Tile {
 /// A warp a row where rows are many, so that nobody waits at a barrier; all that help where they
 /// are few, so that each thread waits for memory once. `words` is the size of what is added up for
 /// an element, in units of 16 bits.
-fn tile(k: u32, words: u32, rows: u32, sm_count: u32) -> Tile {
+fn tile(k: u32, words: u32, few: bool) -> Tile {
     let width = if k.is_multiple_of(8) { 8 } else { 1 };
     let all = k.div_ceil(width);
-    let few = rows < sm_count.saturating_mul(8);
     let held = match few {
         true => 1,
         false => (HELD_MAX / width / words).max(1),
@@ -63,7 +65,7 @@ fn tile(k: u32, words: u32, rows: u32, sm_count: u32) -> Tile {
 pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     let number = |name| param(source, name);
     let (k, terms, tables) = (number("k")?, number("terms")?, number("tables")?);
-    let (bias, sum, rows) = (number("bias")?, number("sum")?, number("rows")?);
+    let (bias, sum, few) = (number("bias")?, number("sum")?, number("few")? != 0);
     let eps = source.param_f64("eps").filter(|it| it.is_finite());
     let eps = eps.ok_or_else(|| NoKernel::Wrong("`norm` needs an epsilon".into()))?;
     if !is_len(k) || terms == 0 || TERMS_MAX < terms as usize || 1 << terms <= tables {
@@ -71,7 +73,7 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
     }
     let dependent = 9 <= arch.major;
     let from = number("in")?;
-    let tile = tile(k, terms * if from == 0 { 2 } else { 1 }, rows, sm_count);
+    let tile = tile(k, terms * if from == 0 { 2 } else { 1 }, few);
     let values = [
         ("WORDS", i64::from(1 + terms)),
         ("IN", from.into()),
@@ -106,15 +108,15 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
 
 #[test]
 fn rows_are_shared_out_by_how_many_they_are() {
-    let few = tile(1024, 1, 32, 132);
+    let few = tile(1024, 1, true);
     assert_eq!(few, Tile { width: 8, pieces: 1, lanes: 128, rows: 1 });
-    let many = tile(1024, 1, 16384, 132);
+    let many = tile(1024, 1, false);
     assert_eq!(many, Tile { width: 8, pieces: 4, lanes: 32, rows: 8 });
-    let odd = tile(77, 1, 16384, 132);
+    let odd = tile(77, 1, false);
     assert_eq!(odd, Tile { width: 1, pieces: 3, lanes: 32, rows: 8 });
     for k in [1, 7, 32, 1000, 4096, HELD_MAX * THREADS_MAX] {
-        for (rows, words) in [(1, 1), (100_000, 1), (100_000, 6)] {
-            let tile = tile(k, words, rows, 132);
+        for (few, words) in [(true, 1), (false, 1), (false, 6)] {
+            let tile = tile(k, words, few);
             assert!(k <= tile.width * tile.pieces * tile.lanes, "{k} {tile:?}");
             assert!(tile.width * tile.pieces <= HELD_MAX, "{k} {tile:?}");
             assert!(tile.lanes * tile.rows <= THREADS_MAX, "{k} {tile:?}");

@@ -222,7 +222,7 @@ impl PipelineCore {
             let label = if 1 < parts.len() { "all models" } else { label };
             specs.push(JoinedSpec { label, parts });
         }
-        build.programs(&specs).map_err(device_error)
+        build.all_joined(&specs).map_err(device_error)
     }
 
     /// Gives every program to whom it belongs.

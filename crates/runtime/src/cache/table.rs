@@ -5,6 +5,7 @@ use calor_telemetry::Cache;
 use super::bundle::BUNDLE_BYTES_MAX;
 use super::store::{DISK_BYTES_MAX, MEMORY_BYTES_MAX};
 use crate::engine::UNUSED_CODE_BYTES_MAX;
+use crate::pool::GpuMemoryPool;
 
 /// What a cache is.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +84,12 @@ pub static CACHES: &[CacheRow] = &[
     },
     CacheRow {
         cache: Cache::BufferPool,
-        owner: None,
-        lives: "memory",
-        key: "size bin, kind of memory",
-        bound: ("-", &[]),
-        invalidation: "-",
-        counters: &[],
+        owner: Some("crates/runtime/src/pool.rs"),
+        lives: "device memory of one build or session",
+        key: "size, rounded up to one of seven",
+        bound: ("four buffers of each size, {} in all", &[GpuMemoryPool::KEPT_BYTES_MAX]),
+        invalidation: "it is lent, or freed: when memory runs short, and with the last program",
+        counters: &["hits", "misses", "inserts", "evictions", "usage"],
     },
     CacheRow {
         cache: Cache::EmbeddingResults,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use calor_device::{Artifacts, CodeId, Compiled, Compiler, DeviceError, Found, Held};
-use calor_kernel::{Digest, Unit};
+use calor_kernel::Unit;
 use calor_telemetry::Label;
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::{CacheCount, Counter, Plain};
@@ -16,6 +16,7 @@ use calor_telemetry::event::{Cache, Event, Origin};
 
 use super::Engine;
 use crate::error::RuntimeError;
+use crate::kernel::{KernelHandle, KernelKey};
 
 /// Most bytes of loaded code that no program uses.
 pub(crate) const UNUSED_CODE_BYTES_MAX: u64 = 64 << 20;
@@ -23,9 +24,12 @@ pub(crate) const UNUSED_CODE_BYTES_MAX: u64 = 64 << 20;
 const ALONE_NS_MAX: u64 = 1_000_000;
 
 /// Loaded code.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Code {
-    id: CodeId,
+    /// What it computes: a key is compared with it before its code is given.
+    unit: Unit,
+    /// Handles share its pin: it stays while there is one.
+    handle: KernelHandle,
     size_bytes: u64,
     /// Programs that use it: it stays while there is one.
     pin_count: usize,
@@ -36,22 +40,37 @@ struct Code {
 /// Loaded code by what it computes.
 #[derive(Debug, Default)]
 pub(super) struct Codes {
-    by_unit: HashMap<Digest, Code>,
+    by_key: HashMap<KernelKey, Code>,
     clock: u64,
 }
 
 impl Codes {
-    fn want(&mut self, unit: Digest) -> Option<CodeId> {
+    /// Whether code of this key is there. That it is another kernel's is an error: a key is made
+    /// of everything that decides the code, so somebody forgot a part of it.
+    fn want(&mut self, key: KernelKey, unit: &Unit) -> Result<bool, RuntimeError> {
         self.clock += 1;
-        let code = self.by_unit.get_mut(&unit)?;
+        let Some(code) = self.by_key.get_mut(&key) else { return Ok(false) };
+        if code.unit != *unit {
+            return Err(RuntimeError::KeyTaken { wanted: unit.label(), held: code.unit.label() });
+        }
         code.wanted = self.clock;
-        Some(code.id)
+        Ok(true)
     }
 
-    fn insert(&mut self, unit: Digest, id: CodeId, size_bytes: u64) {
+    /// Code of this key, found without a look at what it computes.
+    pub(super) fn handle(&self, key: KernelKey) -> Option<KernelHandle> {
+        self.by_key.get(&key).map(|it| it.handle.clone())
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = KernelKey> {
+        self.by_key.keys().copied()
+    }
+
+    fn insert(&mut self, key: KernelKey, unit: Unit, id: CodeId, size_bytes: u64) {
         self.clock += 1;
-        let code = Code { id, size_bytes, pin_count: 0, wanted: self.clock };
-        self.by_unit.insert(unit, code);
+        let handle = KernelHandle::new(key, id);
+        let code = Code { unit, handle, size_bytes, pin_count: 0, wanted: self.clock };
+        self.by_key.insert(key, code);
     }
 
     /// Holds code for a program.
@@ -66,22 +85,24 @@ impl Codes {
 
     fn each(&mut self, codes: &[CodeId], change: impl Fn(&mut Code)) {
         let codes: HashSet<CodeId> = codes.iter().copied().collect();
-        self.by_unit.values_mut().filter(|it| codes.contains(&it.id)).for_each(change);
+        let used = |it: &&mut Code| codes.contains(&it.handle.code());
+        self.by_key.values_mut().filter(used).for_each(change);
     }
 
     /// Code to release so that at most `bytes_max` of unused code stay: wanted longest ago first.
-    fn past(&self, bytes_max: u64) -> Vec<Digest> {
-        let unused = self.by_unit.iter().filter(|it| it.1.pin_count == 0);
-        let mut unused: Vec<(&Digest, &Code)> = unused.collect();
+    fn past(&self, bytes_max: u64) -> Vec<KernelKey> {
+        let is_unused = |it: &Code| it.pin_count == 0 && !it.handle.is_shared();
+        let unused = self.by_key.iter().filter(|it| is_unused(it.1));
+        let mut unused: Vec<(&KernelKey, &Code)> = unused.collect();
         unused.sort_by_key(|it| it.1.wanted);
         let mut held_bytes: u64 = unused.iter().map(|it| it.1.size_bytes).sum();
         let mut past = Vec::new();
-        for (unit, code) in unused {
+        for (key, code) in unused {
             if held_bytes <= bytes_max {
                 break;
             }
             held_bytes -= code.size_bytes;
-            past.push(*unit);
+            past.push(*key);
         }
         past
     }
@@ -93,28 +114,32 @@ type Made = (Result<Compiled, DeviceError>, u64);
 impl Engine {
     /// Loaded code for each unit. What is not there is compiled, on several threads where that
     /// pays, and loaded in order.
-    pub(super) fn codes_of(&mut self, units: &[Unit]) -> Result<Vec<CodeId>, RuntimeError> {
-        let digests: Vec<Digest> = units.iter().map(Unit::digest).collect();
-        let mut missing: Vec<(Digest, &Unit)> = Vec::new();
+    pub(crate) fn codes_of<'a>(
+        &mut self,
+        units: impl IntoIterator<Item = &'a Unit>,
+    ) -> Result<Vec<KernelHandle>, RuntimeError> {
+        let units: Vec<&Unit> = units.into_iter().collect();
+        let keys: Vec<KernelKey> = units.iter().map(|it| KernelKey::of(it)).collect();
+        let mut missing: Vec<(KernelKey, &Unit)> = Vec::new();
         let mut seen = HashSet::new();
-        for (digest, unit) in digests.iter().zip(units) {
-            let known = self.codes.want(*digest).is_some() || !seen.insert(*digest);
+        for (key, unit) in keys.iter().zip(units) {
+            let known = self.codes.want(*key, unit)? || !seen.insert(*key);
             self.counters.cache_asked(Cache::KernelStructural, known);
             if !known {
-                missing.push((*digest, unit));
+                missing.push((*key, unit));
             }
         }
         let units: Vec<&Unit> = missing.iter().map(|it| it.1).collect();
         let made = compile_all(&*self.device.compiler, &*self.artifacts, &units);
-        for ((digest, unit), (compiled, wall_ns)) in missing.into_iter().zip(made) {
+        for ((key, unit), (compiled, wall_ns)) in missing.into_iter().zip(made) {
             let label = Label::of(&unit.label());
             let compiled = self.compiled(label, compiled?, wall_ns);
             let (id, size_bytes) = self.loaded(label, unit, compiled)?;
-            self.codes.insert(digest, id, size_bytes);
+            self.codes.insert(key, unit.clone(), id, size_bytes);
             self.count_code(CacheCount::Inserts);
             self.counters.add(USAGE, size_bytes);
         }
-        let found = digests.iter().map(|it| self.codes.by_unit.get(it).map(|code| code.id));
+        let found = keys.iter().map(|it| self.codes.handle(*it));
         Ok(found.collect::<Option<Vec<_>>>().expect("every unit was there or was made"))
     }
 
@@ -170,6 +195,12 @@ impl Engine {
         compiled: &Compiled,
     ) -> Result<(CodeId, u64), DeviceError> {
         let watch = Stopwatch::start();
+        let (wanted, found) = (&self.device.signature.arch, &compiled.artifact.target);
+        if wanted != found {
+            // The device would refuse it as well. Here it does not even see the bytes.
+            let (wanted, found) = (wanted.clone(), found.clone());
+            return Err(DeviceError::WrongTarget { wanted, found });
+        }
         let code = self.device.compiler.load(&compiled.artifact)?;
         self.counters.increment(Plain::Loads);
         let code_bytes = compiled.artifact.bytes.len() as u64;
@@ -180,11 +211,11 @@ impl Engine {
 
     /// Releases code that no program uses, past the bound.
     pub(super) fn release_unused_code(&mut self) -> Result<(), RuntimeError> {
-        for unit in self.codes.past(UNUSED_CODE_BYTES_MAX) {
-            let Some(code) = self.codes.by_unit.remove(&unit) else { continue };
+        for key in self.codes.past(UNUSED_CODE_BYTES_MAX) {
+            let Some(code) = self.codes.by_key.remove(&key) else { continue };
             self.count_code(CacheCount::Evictions);
             self.counters.lower(USAGE, code.size_bytes);
-            self.device.compiler.release(Held::Code(code.id))?;
+            self.device.compiler.release(Held::Code(code.handle.code()))?;
         }
         Ok(())
     }
@@ -234,4 +265,17 @@ pub(super) fn on_threads<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R +
     let rest = slots.into_iter().map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner));
     made.extend(rest.map(|it| it.expect("a worker took each item")));
     made
+}
+
+#[test]
+fn a_key_of_another_kernel_is_refused() {
+    let [one, other] = &calor_kernel::examples::all()[..2] else { panic!("two examples") };
+    let [one, other] = [one, other].map(|it| Unit::Loop(it.program.clone()));
+    let mut codes = Codes::default();
+    // As if the key had forgotten what tells the two apart.
+    codes.insert(KernelKey::of(&other), one.clone(), CodeId { index: 0, generation: 0 }, 1);
+    let said = codes.want(KernelKey::of(&other), &other);
+    assert!(matches!(said, Err(RuntimeError::KeyTaken { held, .. }) if held == one.label()));
+    assert!(codes.want(KernelKey::of(&other), &one).is_ok_and(|it| it));
+    assert!(codes.want(KernelKey::of(&one), &one).is_ok_and(|it| !it));
 }

@@ -1,6 +1,6 @@
 //! Memory of programs: lanes, boundaries, states, and what it is used for.
 
-use calor_device::{BufferId, Held};
+use calor_device::{BufferId, DeviceError, Held};
 use calor_telemetry::counter::Plain;
 use calor_telemetry::event::{Event, Memory as Purpose};
 
@@ -24,12 +24,16 @@ pub struct MemoryReport {
     pub boundary_bytes: u64,
     /// States of programs.
     pub state_bytes: u64,
+    /// What the pool holds beside boundaries and states: buffers that wait, and what sizes were
+    /// rounded up.
+    pub pool_bytes: u64,
 }
 
 impl MemoryReport {
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.arena_bytes + self.boundary_bytes + self.state_bytes
+        let Self { weights_bytes, arena_bytes, boundary_bytes, state_bytes, pool_bytes } = *self;
+        weights_bytes + arena_bytes + boundary_bytes + state_bytes + pool_bytes
     }
 }
 
@@ -100,8 +104,12 @@ fn channel_of(spec: &ProgramSpec<'_>, row: &BufferRow) -> Option<ChannelId> {
 
 impl Engine {
     pub(super) fn alloc(&mut self, bytes: u64, purpose: Purpose) -> Result<BufferId, RuntimeError> {
-        let buffer = self.device.memory.alloc(bytes.max(1))?;
-        self.counters.increment(Plain::Allocations);
+        let buffer = match purpose {
+            Purpose::Weights | Purpose::Arena => self.alloc_direct(bytes)?,
+            Purpose::Boundary | Purpose::Workspace | Purpose::Staging => {
+                self.pool.allocate(&mut *self.device.memory, bytes)?
+            }
+        };
         match purpose {
             Purpose::Weights => self.report.weights_bytes += bytes,
             Purpose::Arena => self.report.arena_bytes += bytes,
@@ -116,6 +124,25 @@ impl Engine {
         Ok(buffer)
     }
 
+    /// Memory beside the pool, for which what waits there makes room.
+    fn alloc_direct(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
+        let memory = &mut *self.device.memory;
+        let buffer = match memory.alloc(bytes.max(1)) {
+            Err(DeviceError::OutOfMemory { .. }) => {
+                self.pool.clear(memory)?;
+                memory.alloc(bytes.max(1))?
+            }
+            made => made?,
+        };
+        self.counters.increment(Plain::Allocations);
+        Ok(buffer)
+    }
+
+    /// Gives a boundary, a channel or a state back.
+    pub(super) fn give_back(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
+        self.pool.deallocate(&mut *self.device.memory, buffer)
+    }
+
     /// Memory that outlives runs, in which one program leaves rows for another.
     pub(crate) fn channel(&mut self, bytes: u64) -> Result<ChannelId, RuntimeError> {
         let buffer = self.alloc(bytes, Purpose::Boundary)?;
@@ -127,8 +154,16 @@ impl Engine {
     pub(crate) fn remove_channel(&mut self, id: ChannelId) -> Result<(), RuntimeError> {
         let channel = self.channels[id.0].take();
         let Some(Channel { buffer, bytes }) = channel else { return Ok(()) };
-        self.device.memory.free(buffer)?;
+        self.give_back(buffer)?;
         self.report.boundary_bytes -= bytes;
+        self.clear_pool_of_nothing()
+    }
+
+    /// What waits in the pool goes where there is no program that could want it.
+    pub(super) fn clear_pool_of_nothing(&mut self) -> Result<(), RuntimeError> {
+        if self.programs.iter().all(|it| it.removed) {
+            self.pool.clear(&mut *self.device.memory)?;
+        }
         Ok(())
     }
 
@@ -178,8 +213,7 @@ impl Engine {
                 }
                 BufferKind::State { .. } => {
                     let bytes = row.size_bytes();
-                    let buffer = self.device.memory.alloc(bytes.max(1))?;
-                    self.counters.increment(Plain::Allocations);
+                    let buffer = self.pool.allocate(&mut *self.device.memory, bytes)?;
                     self.report.state_bytes += bytes;
                     self.device.memory.write(buffer, 0, &vec![0; bytes as usize])?;
                     Binding::Buffer(buffer)
@@ -229,7 +263,7 @@ impl Engine {
         }
         if boundary_moves {
             if let Some(old) = self.lanes[lane.0].boundary.take() {
-                self.device.memory.free(old)?;
+                self.give_back(old)?;
                 self.report.boundary_bytes -= old_boundary;
             }
             let buffer = self.alloc(boundary, Purpose::Boundary)?;

@@ -12,7 +12,8 @@ use crate::plan::BufferKind;
 impl Engine {
     /// Frees what only this program held: its prepared form, its states, weights that no other
     /// program binds, and its lane's memory when it was the last there. Its code stays loaded
-    /// within the bound of unused code. Its id stays taken.
+    /// within the bound of unused code. Its id stays taken. The last one takes along what waits in
+    /// the pool.
     pub(crate) fn remove(&mut self, id: ProgramId) -> Result<(), RuntimeError> {
         let program = &mut self.programs[id.0];
         if program.removed {
@@ -29,13 +30,20 @@ impl Engine {
         for part in &parts {
             for (row, binding) in part.plan.buffers.iter().zip(&part.bindings) {
                 if let (BufferKind::State { .. }, Binding::Buffer(buffer)) = (&row.kind, binding) {
-                    self.device.memory.free(*buffer)?;
+                    self.give_back(*buffer)?;
                     self.report.state_bytes -= row.size_bytes();
                 }
             }
         }
         self.free_unbound()?;
-        self.free_lane(lane)
+        self.free_lane(lane)?;
+        self.clear_pool_of_nothing()
+    }
+
+    /// Frees what lanes without programs hold, and shared buffers that nothing binds.
+    pub(super) fn free_empty_lanes(&mut self) -> Result<(), RuntimeError> {
+        self.free_unbound()?;
+        (0..self.lanes.len()).try_for_each(|it| self.free_lane(it))
     }
 
     /// Frees every shared buffer that no program binds.
@@ -71,7 +79,7 @@ impl Engine {
             let (boundary, bytes) =
                 (lane.boundary.take(), std::mem::take(&mut lane.boundary_bytes));
             if let Some(buffer) = boundary {
-                self.device.memory.free(buffer)?;
+                self.give_back(buffer)?;
                 self.report.boundary_bytes -= bytes;
             }
         }
