@@ -50,7 +50,7 @@ fn fits(size: usize) -> Option<u32> {
 fn packed(value: ValueId, n: usize, k: usize) -> Option<OfferArg> {
     let call = Call::Pack { n: fits(n)?, k: fits(k)?, dtype: DType::F32 };
     let bytes = 4 * packed_len_max(n, k) as u64;
-    Some(OfferArg::Prepared { value, unit: Box::new(Unit::Call(call)), bytes })
+    Some(OfferArg::Prepared { values: vec![value], unit: Box::new(Unit::Call(call)), bytes })
 }
 
 /// A product with bias and activation, and the addition that follows if nothing else reads the
@@ -109,7 +109,7 @@ struct Added {
 }
 
 fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
-    let (node, Prim::Binary(Binary::Add)) = site.only_user(y)? else { return None };
+    let (node, Op::Prim(Prim::Binary(Binary::Add))) = site.only_user(y)? else { return None };
     let user = site.graph().node(node);
     let other = match user.inputs[..] {
         [a, b] if a == y && b != y => b,
@@ -193,7 +193,11 @@ fn experts(site: &Site<'_>) -> Option<Offer> {
     let prepared = |value: ValueId, n: usize, k: usize| {
         let params = vec![("e", e as i64), ("n", n as i64), ("k", k as i64)];
         let unit = Box::new(Unit::Source(Source { name: "pack_experts", params }));
-        OfferArg::Prepared { value, unit, bytes: 4 * (e * packed_len_max(n, k)) as u64 }
+        OfferArg::Prepared {
+            values: vec![value],
+            unit,
+            bytes: 4 * (e * packed_len_max(n, k)) as u64,
+        }
     };
     let params = vec![("e", e as i64), ("d", d as i64), ("h", h as i64), ("o", o as i64)];
     let dense = |value| OfferArg::Read(value, Layout::Dense);

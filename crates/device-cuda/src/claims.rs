@@ -4,14 +4,17 @@
 
 mod attention;
 mod experts;
+mod few_rows;
 mod gate;
 mod linear;
+mod norm;
+mod pool;
 mod splade;
 mod top_k;
 
 use calor_device::{Claim, Layout, Site};
 use calor_ir::composite;
-use calor_ir::{Attrs, Op, ValueId};
+use calor_ir::{Attrs, Composite, NodeId, Op, ValueId};
 
 use crate::arch::Arch;
 
@@ -33,6 +36,9 @@ macro_rules! table {
                 composite: &composite::attention::ATTENTION,
                 offer: attention::offer::<$cores>,
             },
+            Claim { composite: &composite::layer_norm::LAYER_NORM, offer: norm::offer },
+            Claim { composite: &composite::rms_norm::RMS_NORM, offer: norm::offer },
+            Claim { composite: &composite::pool::POOL, offer: pool::offer },
             Claim { composite: &composite::experts::EXPERTS, offer: experts::offer::<$cores> },
             Claim {
                 composite: &composite::splade_pool::SPLADE_POOL,
@@ -64,8 +70,12 @@ pub fn claims(arch: Arch, library: bool) -> &'static [Claim] {
 }
 
 fn attrs<'a>(site: &Site<'a>) -> Option<&'a Attrs> {
-    match &site.graph().node(site.node()).op {
-        Op::Composite(_, attrs) => Some(attrs),
+    composite_of(site, site.node()).map(|(_, attrs)| attrs)
+}
+
+fn composite_of<'a>(site: &Site<'a>, node: NodeId) -> Option<(&'static Composite, &'a Attrs)> {
+    match &site.graph().node(node).op {
+        Op::Composite(composite, attrs) => Some((composite, attrs)),
         Op::Input(_) | Op::Prim(_) => None,
     }
 }

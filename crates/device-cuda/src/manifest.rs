@@ -143,20 +143,24 @@ fn keys_are_equal_where_bodies_are() {
         let other = keys.insert(body, key);
         assert!(other.is_none_or(|it| it == key), "two keys, one body: {}", unit.label());
     }
-    assert!(20 < keys.len(), "{}", keys.len());
+    assert!(10 < keys.len(), "{}", keys.len());
 }
 
 #[test]
 fn a_key_that_forgets_numbers_is_noticed() {
-    // As if epsilons and angles were left out: they are constants of the generated text.
+    // As if epsilons and angles were left out: they are constants of the text.
     let forgetful = |unit: &Unit| {
         let mut unit = unit.clone();
-        if let Unit::Loop(program) = &mut unit {
-            for instr in &mut program.body {
-                if let InstrOp::Const(value) = &mut instr.op {
-                    *value = 0.0;
+        match &mut unit {
+            Unit::Loop(program) => {
+                for instr in &mut program.body {
+                    if let InstrOp::Const(value) = &mut instr.op {
+                        *value = 0.0;
+                    }
                 }
             }
+            Unit::Source(source) => source.params.retain(|(name, _)| *name != "eps"),
+            Unit::Call(_) => {}
         }
         KernelKey::of(&unit)
     };

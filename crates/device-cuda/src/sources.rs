@@ -2,8 +2,11 @@
 
 mod attention;
 mod experts;
+mod few_rows;
 mod finish;
 mod gate;
+mod norm;
+mod pool;
 mod product;
 mod splade;
 
@@ -15,10 +18,16 @@ use crate::form::KernelForm;
 
 pub(crate) use attention::{CORE_SIZES as ATTENTION_CORE_SIZES, SIZE_MAX as ATTENTION_SIZE_MAX};
 pub(crate) use experts::EXPERT_COUNT_MAX;
+pub(crate) use few_rows::{ROWS_MAX as SKINNY_ROWS_MAX, folded_bytes};
 pub(crate) use finish::finish;
 pub(crate) use gate::LANE_COUNT;
-pub(crate) use product::SKINNY_ROWS_MAX;
+pub(crate) use norm::is_len as is_norm_len;
+pub(crate) use norm::{ROWS_FEW as NORM_ROWS_FEW, TERMS_MAX as NORM_TERMS_MAX};
+pub(crate) use pool::{KINDS as POOL_KINDS, LEN_MAX as POOL_LEN_MAX};
 pub(crate) use splade::splade_parts_bytes;
+
+const PRELUDE: &str = include_str!("text/prelude.cu");
+const ROWS: &str = include_str!("text/rows.cu");
 
 /// Text, and the form that lacks only its machine code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +77,11 @@ fn defines(rows: &[(&str, i64)]) -> String {
 pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     match source.name {
         "attention" => attention::write(source, arch),
-        "gemm_plain" | "gemm_mma" | "gemm_wgmma" | "gemm_skinny" => {
-            product::write(source, arch, sm_count)
-        }
+        "fold_norm" => few_rows::fold_norm(source),
+        "gemm_skinny" => few_rows::write(source, arch, sm_count),
+        "norm" => norm::write(source, arch, sm_count),
+        "pool" => pool::write(source, arch),
+        "gemm_plain" | "gemm_mma" | "gemm_wgmma" => product::write(source, arch, sm_count),
         "experts" => experts::write(source, arch, sm_count),
         "splade" => splade::write(source, arch, sm_count),
         "gate" => gate::gate(source, arch),
@@ -91,7 +102,7 @@ mod tests {
 
     fn product(name: &'static str, [rows, n, k]: [i64; 3], dtype: i64, rest: [i64; 3]) -> Source {
         let [activation, bias, residual] = rest;
-        let params = vec![
+        let mut params = vec![
             ("n", n),
             ("k", k),
             ("dtype", dtype),
@@ -100,7 +111,54 @@ mod tests {
             ("residual", residual),
             ("rows", rows),
         ];
+        if name == "gemm_skinny" {
+            params.extend([("norm", 0), ("eps", 0), ("normed", 0)]);
+        }
         Source { name, params }
+    }
+
+    /// A product for few rows with its norm folded in.
+    fn folded(extents: [i64; 3], activation: i64, [norm, normed]: [i64; 2]) -> Source {
+        let mut source = product("gemm_skinny", extents, 2, [activation, 0, 0]);
+        source.params.retain(|(name, _)| !["norm", "normed"].contains(name));
+        source.params.extend([("norm", norm), ("normed", normed)]);
+        source
+    }
+
+    fn fold_norm([n, k]: [i64; 2], dtype: i64, [shift, bias]: [i64; 2]) -> Source {
+        let params = vec![("n", n), ("k", k), ("dtype", dtype), ("shift", shift), ("bias", bias)];
+        Source { name: "fold_norm", params }
+    }
+
+    fn norm(
+        [few, k]: [i64; 2],
+        types: [i64; 3],
+        flags: [i64; 3],
+        [terms, tables]: [i64; 2],
+    ) -> Source {
+        let ([from, to, gain], [centred, bias, sum]) = (types, flags);
+        let params = vec![
+            ("k", k),
+            ("in", from),
+            ("out", to),
+            ("gain", gain),
+            ("centred", centred),
+            ("bias", bias),
+            ("eps", 1e-12_f64.to_bits().cast_signed()),
+            ("terms", terms),
+            ("tables", tables),
+            ("sum", sum),
+            ("early", 1),
+            ("few", few),
+        ];
+        Source { name: "norm", params }
+    }
+
+    fn pool(d: i64, kind: i64, [from, to]: [i64; 2], unit: i64) -> Source {
+        let eps = 1e-12_f64.to_bits().cast_signed();
+        let params =
+            vec![("d", d), ("kind", kind), ("in", from), ("out", to), ("unit", unit), ("eps", eps)];
+        Source { name: "pool", params }
     }
 
     fn attention([rows, heads, kv_heads, d]: [i64; 4], dtype: i64, flags: [i64; 4]) -> Source {
@@ -149,6 +207,17 @@ mod tests {
             product("gemm_wgmma", [256, 768, 3072], 1, [0, 1, 1]),
             product("gemm_skinny", [32, 3072, 768], 2, [2, 1, 0]),
             product("gemm_skinny", [8, 768, 3072], 1, [0, 1, 1]),
+            folded([32, 4096, 1024], 2, [1, 2]),
+            folded([64, 1152, 384], 0, [2, 1]),
+            folded([8, 3072, 768], 0, [1, 0]),
+            fold_norm([3072, 768], 2, [1, 1]),
+            fold_norm([384, 1536], 1, [0, 0]),
+            norm([1, 1024], [2, 2, 0], [1, 1, 0], [1, 0]),
+            norm([0, 768], [0, 1, 0], [1, 1, 0], [3, 7]),
+            norm([1, 77], [1, 1, 1], [0, 0, 1], [2, 0]),
+            pool(1024, 1, [1, 0], 1),
+            pool(77, 2, [0, 0], 0),
+            pool(384, 5, [1, 1], 1),
             attention([300, 4, 2, 72], 0, [1, 1, 1, 0]),
             attention([32, 12, 12, 64], 2, [0, 0, 0, 1]),
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
@@ -171,7 +240,7 @@ mod tests {
 
     /// Whether an architecture has what the source asks for: a claim would not offer it else.
     fn is_offered(source: &Source, arch: Arch) -> bool {
-        let bf16 = source.param("dtype") == Some(2);
+        let bf16 = ["dtype", "in", "out"].iter().any(|it| source.param(it) == Some(2));
         match source.name {
             "gemm_wgmma" | "splade" => arch.has_wgmma(),
             "gemm_skinny" | "experts" => 8 <= arch.major,

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use calor_ir::{Composite, Graph, NodeId, Op, Prim, ValueId};
+use calor_ir::{Composite, Graph, NodeId, Op, ValueId};
 use calor_kernel::Unit;
 
 /// One row of a device's table.
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Site<'_> {
 impl<'a> Site<'a> {
     /// A site of `graph`. `users` lists the nodes that read a value (an output or a state counts
     /// as a node of its own), `constant` says which values depend on weights alone, `taken` which
-    /// nodes an earlier offer has absorbed.
+    /// nodes an earlier offer has absorbed, or brought one of its own that absorbs others.
     pub fn new(
         graph: &'a Graph,
         node: NodeId,
@@ -66,17 +66,27 @@ impl<'a> Site<'a> {
         (self.constant)(value)
     }
 
-    /// The only node that reads `value`, if there is just one, it is a primitive and nobody has
-    /// absorbed it.
-    pub fn only_user(&self, value: ValueId) -> Option<(NodeId, &'a Prim)> {
+    /// The only node that reads `value`, if there is just one and no earlier offer has taken it.
+    pub fn only_user(&self, value: ValueId) -> Option<(NodeId, &'a Op)> {
         let [user] = self.users.get(&value)?.as_slice() else { return None };
-        if self.graph.nodes().len() <= user.index() || (self.taken)(*user) {
+        if self.graph.nodes().len() <= user.index() {
             return None;
         }
-        match &self.graph.node(*user).op {
-            Op::Prim(prim) => Some((*user, prim)),
-            Op::Input(_) | Op::Composite(..) => None,
-        }
+        self.free(*user)
+    }
+
+    /// The node that makes `value`, if no earlier offer has taken it.
+    pub fn maker(&self, value: ValueId) -> Option<(NodeId, &'a Op)> {
+        self.free(self.graph.maker(value))
+    }
+
+    /// Whether one node alone reads `value`.
+    pub fn is_read_once(&self, value: ValueId) -> bool {
+        self.users.get(&value).is_some_and(|it| it.len() == 1)
+    }
+
+    fn free(&self, node: NodeId) -> Option<(NodeId, &'a Op)> {
+        (!(self.taken)(node)).then(|| (node, &self.graph.node(node).op))
     }
 }
 
@@ -97,11 +107,11 @@ pub enum Layout {
 pub enum OfferArg {
     /// Reads a value.
     Read(ValueId, Layout),
-    /// Reads what `unit` makes of a constant value, once, when the weights are loaded.
-    /// The unit's arguments are the value (dense) and the result.
+    /// Reads what `unit` makes of constant values, once, when the weights are loaded.
+    /// The unit's arguments are the values (dense) and the result.
     Prepared {
-        /// A constant value.
-        value: ValueId,
+        /// Constant values.
+        values: Vec<ValueId>,
         /// Makes the result; takes no launch words.
         unit: Box<Unit>,
         /// Bytes of the result.
@@ -149,6 +159,7 @@ pub struct Offer {
     pub words: Vec<OfferWord>,
     /// Its arguments.
     pub args: Vec<OfferArg>,
-    /// Other nodes whose work is included; their results, if not written, do not exist.
+    /// Other nodes whose work is included; their results, if not written, do not exist. An
+    /// absorbed composite's own offer falls away.
     pub absorbs: Vec<NodeId>,
 }

@@ -57,6 +57,31 @@ pub fn check_products(driver: &dyn Driver) {
     assert!(wrong.is_empty(), "{} products:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Gated pairs of products in every float type.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_gates(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for (turn, [rows, n, k]) in PRODUCTS.into_iter().enumerate() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let bias = turn % 2 == 0;
+            let activation = if bias { nn::Activation::Gelu } else { nn::Activation::Silu };
+            let name = format!("gate {rows}x{n}x{k} {} {activation:?}", dtype.name());
+            let tolerance = if dtype == DType::F32 { 1e-4 } else { 3e-2 };
+            let mut case = CaseBuilder::new(&name).tolerance(tolerance);
+            let size = 1.0 / (k as f64).sqrt();
+            let x = case.random("x", dtype, &[rows, k]);
+            let gate = case.random_in("gate", dtype, &[n, k], -size, size);
+            let up = case.random_in("up", dtype, &[n, k], -size, size);
+            let biases = bias.then(|| ["b", "c"].map(|it| case.random(it, dtype, &[n])));
+            let y = nn::gated_linear(&mut case.graph, x, gate, up, biases, activation);
+            check(driver, "gated_linear", &case.finish(y.map(|it| vec![it])), &mut wrong);
+        }
+    }
+    assert!(wrong.is_empty(), "{} gates:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// Packed sequences of these lengths, then padding rows.
 const LENGTHS: &[usize] = &[17, 1, 64, 33, 2, 90];
 

@@ -10,10 +10,12 @@ mod outside;
 mod partly;
 pub mod parts;
 pub mod pipeline;
+mod rows;
 pub mod weights;
 
 pub use decoder::check_decoders;
 pub use golden::Golden;
-pub use large::{check_attention, check_experts, check_products, check_splade};
+pub use large::{check_attention, check_experts, check_gates, check_products, check_splade};
 pub use outside::sealed_runs;
 pub use partly::check_partly_filled;
+pub use rows::{check_norms, check_pools};

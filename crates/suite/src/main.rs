@@ -28,8 +28,9 @@ use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
-use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts};
-use calor_suite::{check_partly_filled, check_products, check_splade, parts, sealed_runs, weights};
+use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
+use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
+use calor_suite::{parts, sealed_runs, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -266,7 +267,10 @@ fn checks<'a>(
             }),
         ),
         ("large.products", Box::new(move || check_products(driver))),
+        ("large.gates", Box::new(move || check_gates(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
+        ("large.norms", Box::new(move || check_norms(driver))),
+        ("large.pools", Box::new(move || check_pools(driver))),
         ("large.experts", Box::new(move || check_experts(driver))),
         ("large.splade", Box::new(move || check_splade(driver))),
         ("large.partly_filled", Box::new(move || check_partly_filled(driver))),

@@ -1,9 +1,10 @@
 //! Products: who computes one, and what is done with its result on the way.
 
 use calor_device::{Layout, Offer, OfferArg, OfferWord, Site};
-use calor_ir::{Binary, DType, NodeId, Prim, ValueId};
+use calor_ir::{Binary, DType, NodeId, Op, Prim, ValueId};
 use calor_kernel::{Activation, Call, Source, Unit};
 
+use super::few_rows;
 use super::{HOPPER, TURING, attrs, fits, results, rows, sizes};
 use crate::gemm::workspace_bytes;
 use crate::sources::{SKINNY_ROWS_MAX, activation_number, type_number};
@@ -17,13 +18,23 @@ enum Maker {
 
 /// What decides who computes a product.
 #[derive(Clone, Copy, Debug)]
-struct Product {
-    rows: u32,
-    n: u32,
-    k: u32,
-    dtype: DType,
+pub(super) struct Product {
+    pub(super) rows: u32,
+    pub(super) n: u32,
+    pub(super) k: u32,
+    pub(super) dtype: DType,
     activation: Activation,
-    residual: bool,
+    pub(super) join: Join,
+}
+
+/// What becomes of a result with other rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Join {
+    None,
+    /// They are added.
+    Add,
+    /// They are multiplied with: a gate.
+    Multiply,
 }
 
 /// Measured on an H200 for half types: few rows are bound by reading weights; the library has no
@@ -44,8 +55,9 @@ fn maker(cores: u32, library: bool, it: &Product) -> Maker {
         }
     }
     let fused = matches!(
-        (it.activation, it.residual),
-        (Activation::None, _) | (Activation::Relu | Activation::GeluTanh, false)
+        (it.activation, it.join),
+        (Activation::None, Join::None | Join::Add)
+            | (Activation::Relu | Activation::GeluTanh, Join::None)
     );
     let wide = 4096 <= it.rows && it.n.is_multiple_of(192);
     match (known && aligned, cores == HOPPER, library) {
@@ -57,118 +69,166 @@ fn maker(cores: u32, library: bool, it: &Product) -> Maker {
     }
 }
 
+/// A linear layer, with the addition or multiplication that follows if nothing else reads its
+/// result.
+pub(super) struct Layer {
+    pub(super) x: ValueId,
+    pub(super) w: ValueId,
+    pub(super) bias: Option<ValueId>,
+    pub(super) product: Product,
+    joined: Option<Joined>,
+    result: ValueId,
+}
+
+impl Layer {
+    fn of(site: &Site<'_>) -> Option<Self> {
+        let (x, w, bias) = match *site.inputs() {
+            [x, w] => (x, w, None),
+            [x, w, bias] => (x, w, Some(bias)),
+            _ => return None,
+        };
+        let dtype = site.graph().ty(x).dtype;
+        if site.inputs().iter().any(|it| site.graph().ty(*it).dtype != dtype) {
+            return None;
+        }
+        let [n, k] = sizes(site, w)?;
+        let outer: usize = site.graph().shape(x).sizes().split_last()?.1.iter().product();
+        let (rows, n, k) = (fits(outer)?, fits(n)?, fits(k)?);
+        if rows == 0 || n == 0 || k == 0 {
+            return None;
+        }
+        let activation = Activation::by_name(attrs(site)?.get_word("activation")?)?;
+        let [y] = results(site)[..] else { return None };
+        let product = Product { rows, n, k, dtype, activation, join: Join::None };
+        Some(Self { x, w, bias, product, joined: None, result: y })
+    }
+
+    /// The layer with what follows.
+    fn joined(&self, site: &Site<'_>) -> Option<Self> {
+        let joined = joined(site, self.result)?;
+        let product = Product { join: joined.join, ..self.product };
+        Some(Self { product, joined: Some(joined), result: joined.result, ..*self })
+    }
+
+    /// The offer of a unit that reads rows, weights, then what they meet, and writes the result.
+    pub(super) fn offer(&self, unit: Unit, x: ValueId, weights: Vec<OfferArg>) -> Offer {
+        let mut args = vec![OfferArg::Read(x, rows(1))];
+        args.extend(weights);
+        let mut stride_joined = OfferWord::Fixed(0);
+        if let Some(joined) = self.joined {
+            stride_joined = OfferWord::Stride { arg: args.len(), inner: 1 };
+            args.push(OfferArg::Read(joined.other, rows(1)));
+        }
+        let words = vec![
+            OfferWord::OuterRows { value: x, inner: 1 },
+            OfferWord::Stride { arg: 0, inner: 1 },
+            OfferWord::Stride { arg: args.len(), inner: 1 },
+            stride_joined,
+        ];
+        args.push(OfferArg::Write(self.result));
+        let absorbs = self.joined.map(|it| it.node).into_iter().collect();
+        Offer { unit, words, args, absorbs }
+    }
+
+    /// Weights and bias as they are.
+    pub(super) fn weights(&self) -> Vec<OfferArg> {
+        let values = [Some(self.w), self.bias];
+        values.into_iter().flatten().map(|it| OfferArg::Read(it, Layout::Dense)).collect()
+    }
+
+    /// The parameters that every source of a product has.
+    pub(super) fn params(&self, bias: bool) -> Option<Vec<(&'static str, i64)>> {
+        let Product { rows, n, k, dtype, activation, join } = self.product;
+        Some(vec![
+            ("n", i64::from(n)),
+            ("k", k.into()),
+            ("dtype", type_number(dtype)?.into()),
+            ("activation", activation_number(activation).into()),
+            ("bias", bias.into()),
+            ("residual", join as i64),
+            ("rows", rows.into()),
+        ])
+    }
+}
+
 /// A product with bias and activation, and the addition that follows if nothing else reads the
 /// result.
 pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> Option<Offer> {
-    let (x, w, bias) = match *site.inputs() {
-        [x, w] => (x, w, None),
-        [x, w, bias] => (x, w, Some(bias)),
-        _ => return None,
+    let alone = Layer::of(site)?;
+    let joined = alone.joined(site).map(|it| (maker(CORES, LIBRARY, &it.product), it));
+    let (maker, layer) = match joined {
+        // The library does not multiply, and one more pass is what there is without it.
+        Some((Maker::Library, it)) if it.product.join == Join::Multiply => {
+            (maker(CORES, LIBRARY, &alone.product), alone)
+        }
+        Some(joined) => joined,
+        None => (maker(CORES, LIBRARY, &alone.product), alone),
     };
-    let dtype = site.graph().ty(x).dtype;
-    if site.inputs().iter().any(|it| site.graph().ty(*it).dtype != dtype) {
-        return None;
-    }
-    let type_number = type_number(dtype)?;
-    let [n, k] = sizes(site, w)?;
-    let outer: usize = site.graph().shape(x).sizes().split_last()?.1.iter().product();
-    let (m, n, k) = (fits(outer)?, fits(n)?, fits(k)?);
-    if m == 0 || n == 0 || k == 0 {
-        return None;
-    }
-    let activation = Activation::by_name(attrs(site)?.get_word("activation")?)?;
-    let [y] = results(site)[..] else { return None };
-    let added = residual(site, y);
-    let residual = added.is_some();
-    let product = Product { rows: m, n, k, dtype, activation, residual };
-
-    let mut args = vec![OfferArg::Read(x, rows(1)), OfferArg::Read(w, Layout::Dense)];
-    args.extend(bias.map(|it| OfferArg::Read(it, Layout::Dense)));
-    let residual_at = args.len();
-    args.extend(added.map(|it| OfferArg::Read(it.other, rows(1))));
-    let out_at = args.len();
-    args.push(OfferArg::Write(added.map_or(y, |it| it.sum)));
-    let mut words = vec![
-        OfferWord::OuterRows { value: x, inner: 1 },
-        OfferWord::Stride { arg: 0, inner: 1 },
-        OfferWord::Stride { arg: out_at, inner: 1 },
-        match added {
-            Some(_) => OfferWord::Stride { arg: residual_at, inner: 1 },
-            None => OfferWord::Fixed(0),
-        },
-    ];
-    let unit = match maker(CORES, LIBRARY, &product) {
+    match maker {
         Maker::Library => {
+            let Product { rows, n, k, dtype, activation, join } = layer.product;
+            let residual = join == Join::Add;
+            let (bias, packed) = (layer.bias.is_some(), false);
+            let call = Call::Gemm { rows, n, k, dtype, bias, activation, residual, packed };
+            let mut offer = layer.offer(Unit::Call(call), layer.x, layer.weights());
             // The claims are the same for a generation, so the workspace is the largest.
-            args.push(OfferArg::Workspace { bytes: workspace_bytes(9) });
-            let bias = bias.is_some();
-            let packed = false;
-            Unit::Call(Call::Gemm { rows: m, n, k, dtype, bias, activation, residual, packed })
+            offer.args.push(OfferArg::Workspace { bytes: workspace_bytes(9) });
+            Some(offer)
         }
+        Maker::Source("gemm_skinny") => few_rows::offer(site, &layer),
         Maker::Source(name) => {
-            if name == "gemm_skinny" {
-                // Bytes that are asked for ahead: none.
-                words.push(OfferWord::Fixed(0));
-            }
-            let params = vec![
-                ("n", i64::from(n)),
-                ("k", k.into()),
-                ("dtype", type_number.into()),
-                ("activation", activation_number(activation).into()),
-                ("bias", bias.is_some().into()),
-                ("residual", residual.into()),
-                ("rows", m.into()),
-            ];
-            Unit::Source(Source { name, params })
+            let params = layer.params(layer.bias.is_some())?;
+            let unit = Unit::Source(Source { name, params });
+            Some(layer.offer(unit, layer.x, layer.weights()))
         }
-    };
-    let absorbs = added.map(|it| it.node).into_iter().collect();
-    Some(Offer { unit, words, args, absorbs })
+    }
 }
 
-/// An addition to a layer's result.
+/// Other rows that a layer's result meets.
 #[derive(Clone, Copy)]
-struct Added {
+struct Joined {
+    join: Join,
     node: NodeId,
     other: ValueId,
-    sum: ValueId,
+    result: ValueId,
 }
 
-fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
-    let (node, Prim::Binary(Binary::Add)) = site.only_user(y)? else { return None };
+fn joined(site: &Site<'_>, y: ValueId) -> Option<Joined> {
+    let (node, op) = site.only_user(y)?;
+    let join = match op {
+        Op::Prim(Prim::Binary(Binary::Add)) => Join::Add,
+        Op::Prim(Prim::Binary(Binary::Mul)) => Join::Multiply,
+        Op::Prim(_) | Op::Input(_) | Op::Composite(..) => return None,
+    };
     let user = site.graph().node(node);
     let other = match user.inputs[..] {
         [a, b] if a == y && b != y => b,
         [a, b] if b == y && a != y => a,
         _ => return None,
     };
-    Some(Added { node, other, sum: user.result() })
+    Some(Joined { join, node, other, result: user.result() })
 }
 
 #[test]
 fn products_go_to_who_measured_best() {
-    let product = |rows, n, k, dtype, activation, residual| Product {
-        rows,
-        n,
-        k,
-        dtype,
-        activation,
-        residual,
-    };
+    let product =
+        |rows, n, k, dtype, activation, join| Product { rows, n, k, dtype, activation, join };
     let (gelu, none) = (Activation::Gelu, Activation::None);
     let bf16 = DType::BF16;
     let hopper = |library, it: Product| maker(HOPPER, library, &it);
-    let small = product(32, 4096, 1024, bf16, gelu, false);
+    let small = product(32, 4096, 1024, bf16, gelu, Join::None);
     assert_eq!(hopper(true, small), Maker::Source("gemm_skinny"));
-    let wide = product(2048, 3072, 768, bf16, gelu, false);
+    let wide = product(2048, 3072, 768, bf16, gelu, Join::None);
     assert_eq!(hopper(true, wide), Maker::Source("gemm_wgmma"));
-    let added = product(2048, 768, 3072, bf16, none, true);
+    let added = product(2048, 768, 3072, bf16, none, Join::Add);
     assert_eq!(hopper(true, added), Maker::Library);
     assert_eq!(hopper(false, added), Maker::Source("gemm_wgmma"));
-    let exact = product(2048, 768, 3072, DType::F32, none, true);
+    let gate = product(2048, 8960, 1536, bf16, Activation::Silu, Join::Multiply);
+    assert_eq!(hopper(true, gate), Maker::Source("gemm_wgmma"));
+    let exact = product(2048, 768, 3072, DType::F32, none, Join::Add);
     assert_eq!(hopper(true, exact), Maker::Library);
     assert_eq!(hopper(false, exact), Maker::Source("gemm_plain"));
-    let odd = product(2048, 771, 3072, bf16, none, true);
+    let odd = product(2048, 771, 3072, bf16, none, Join::Add);
     assert_eq!(hopper(false, odd), Maker::Source("gemm_plain"));
     assert_eq!(maker(TURING, true, &small), Maker::Library);
     assert_eq!(maker(super::AMPERE, false, &wide), Maker::Source("gemm_mma"));

@@ -5,11 +5,10 @@
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{NoKernel, PRELUDE, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Geometry, KernelForm, NextForm};
 
-const PRELUDE: &str = include_str!("../text/prelude.cu");
 const TEXT: &str = include_str!("../text/experts.cu");
 
 /// Most experts: their shares of 64 rows lie in shared memory.

@@ -3,10 +3,9 @@
 use calor_ir::DType;
 use calor_kernel::Activation;
 
-use super::{NoKernel, Written, activation_number, defines, type_number};
+use super::{NoKernel, PRELUDE, Written, activation_number, defines, type_number};
 use crate::form::{Axis, Geometry, KernelForm};
 
-const PRELUDE: &str = include_str!("../text/prelude.cu");
 const TEXT: &str = include_str!("../text/finish.cu");
 
 /// What ends a product that the library does not end itself.

@@ -4,11 +4,10 @@
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{NoKernel, PRELUDE, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Geometry, KernelForm};
 
-const PRELUDE: &str = include_str!("../text/prelude.cu");
 const GATE: &str = include_str!("../text/gate.cu");
 const TOP_K: &str = include_str!("../text/top_k.cu");
 

@@ -1,8 +1,8 @@
-//! Products of our own: plain f32 arithmetic, `mma.sync`, warpgroup products, and the form for few
-//! rows that is made for reading weights at full bandwidth.
+//! Products of our own: plain f32 arithmetic, `mma.sync` and warpgroup products.
 //!
-//! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (a flag) and `rows`
-//! (most rows). Words and buffers are those of `Call::Gemm` without packing or workspace.
+//! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (0: none, 1: added
+//! after the activation, 2: multiplied with) and `rows` (most rows). Words and buffers are those of
+//! `Call::Gemm` without packing or workspace.
 
 use calor_kernel::Source;
 
@@ -13,33 +13,50 @@ use crate::form::{Axis, Extent, Geometry, KernelForm, MapForm};
 const PLAIN: &str = include_str!("../text/gemm_plain.cu");
 const MMA: &str = include_str!("../text/gemm_mma.cu");
 const WGMMA: &str = include_str!("../text/gemm_wgmma.cu");
-const SKINNY: &str = include_str!("../text/skinny_gemm.cu");
-
-/// Most rows of the form for few rows.
-pub(crate) const SKINNY_ROWS_MAX: u32 = 64;
-
-/// Dynamic shared memory that a queue of weights may take, so that two blocks fit.
-const QUEUE_BYTES_MAX: u32 = 96 << 10;
 
 /// What a product computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    n: u32,
-    k: u32,
-    dtype: u32,
+pub(super) struct Shape {
+    pub(super) n: u32,
+    pub(super) k: u32,
+    pub(super) dtype: u32,
     activation: u32,
     bias: u32,
     residual: u32,
-    rows: u32,
+    pub(super) rows: u32,
 }
 
 impl Shape {
+    /// What a source asks for.
+    pub(super) fn of(source: &Source) -> Result<Self, NoKernel> {
+        let number = |name| param(source, name);
+        let shape = Self {
+            n: number("n")?,
+            k: number("k")?,
+            dtype: number("dtype")?,
+            activation: number("activation")?,
+            bias: number("bias")?,
+            residual: number("residual")?,
+            rows: number("rows")?,
+        };
+        let zero = shape.n == 0 || shape.k == 0 || shape.rows == 0;
+        if zero || 2 < shape.dtype || 6 < shape.activation || 1 < shape.bias || 2 < shape.residual {
+            return Err(NoKernel::Wrong("a product of nothing".into()));
+        }
+        Ok(shape)
+    }
+
     fn buffers(&self) -> u32 {
-        3 + self.bias + self.residual
+        3 + self.bias + self.joins()
+    }
+
+    /// How many other rows the result meets.
+    fn joins(&self) -> u32 {
+        u32::from(self.residual != 0)
     }
 
     /// The macros that all texts have.
-    fn macros(&self, dependent: bool) -> Vec<(&'static str, i64)> {
+    pub(super) fn macros(&self, dependent: bool) -> Vec<(&'static str, i64)> {
         vec![
             ("TYPE", self.dtype.into()),
             ("N", self.n.into()),
@@ -53,30 +70,22 @@ impl Shape {
 }
 
 pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
-    let number = |name| param(source, name);
-    let shape = Shape {
-        n: number("n")?,
-        k: number("k")?,
-        dtype: number("dtype")?,
-        activation: number("activation")?,
-        bias: number("bias")?,
-        residual: number("residual")?,
-        rows: number("rows")?,
-    };
-    let zero = shape.n == 0 || shape.k == 0 || shape.rows == 0;
-    if zero || 2 < shape.dtype || 6 < shape.activation || 1 < shape.bias || 1 < shape.residual {
-        return Err(NoKernel::Wrong("a product of nothing".into()));
-    }
+    let shape = Shape::of(source)?;
     let dependent = 9 <= arch.major;
     match source.name {
         "gemm_plain" => Ok(plain(&shape, dependent)),
         "gemm_mma" => mma(&shape, arch, dependent),
-        "gemm_wgmma" => wgmma(&shape, arch, sm_count.max(1), dependent),
-        _ => skinny(&shape, arch, sm_count.max(1)),
+        _ => wgmma(&shape, arch, sm_count.max(1), dependent),
     }
 }
 
-fn finished(text: &str, values: &[(&str, i64)], mut form: KernelForm, shape: &Shape) -> Written {
+/// The text with its macros, and the form with the buffers of the shape.
+pub(super) fn finished(
+    text: &str,
+    values: &[(&str, i64)],
+    mut form: KernelForm,
+    shape: &Shape,
+) -> Written {
     form.buffer_count = shape.buffers();
     Written { text: [&defines(values), text].concat(), form }
 }
@@ -178,7 +187,7 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
         return Err(NoKernel::Wrong("a product that does not fit the copy engine".into()));
     }
     let tile = tile(shape);
-    let outs = 2.min(tile.columns / 64).max(1 + shape.residual);
+    let outs = 2.min(tile.columns / 64).max(1 + shape.joins());
     let tile_rows = tile.rows * if tile.alternate != 0 { 1 } else { tile.groups };
     let mut values = shape.macros(dependent);
     values.extend([
@@ -208,7 +217,7 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     form.align_bytes = 16;
     form.stride_words = vec![1, 2, 3];
     form.stride_align = 8;
-    let c_at = 2 + shape.bias + shape.residual;
+    let c_at = 2 + shape.bias + shape.joins();
     let map = |buffer, cols, rows, stride, tile, promoted| MapForm {
         buffer,
         element: shape.dtype,
@@ -229,51 +238,4 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
         form.maps.push(map(c_at - 1, shape.n, m, word(3), [64, tile.rows], false));
     }
     Ok(finished(WGMMA, &values, form, shape))
-}
-
-fn skinny(shape: &Shape, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
-    let Shape { n, k, rows, dtype, .. } = *shape;
-    if SKINNY_ROWS_MAX < rows || !n.is_multiple_of(8) || !k.is_multiple_of(8) || dtype == 0 {
-        return Err(NoKernel::Wrong("a product that is not for few rows".into()));
-    }
-    if arch.major < 8 {
-        return Err(NoKernel::Unsupported(format!("products for few rows on {arch}")));
-    }
-    let dependent = 9 <= arch.major;
-    let warps = 8;
-    let split = if dependent && 3072 <= k { 4 } else { 1 };
-    // About one block for each multiprocessor.
-    let columns = (n * split).div_ceil(sm_count).next_multiple_of(8).clamp(8, 64);
-    let m_tiles = rows.div_ceil(16);
-    let steps = k.div_ceil(32).div_ceil(split * warps);
-    let step_bytes = columns / 8 * warps * 512;
-    let stages = steps.min(QUEUE_BYTES_MAX / step_bytes).max(1);
-    let mut values = shape.macros(dependent);
-    // Bias and rows are of the type of the weights.
-    values.retain(|(name, _)| *name != "BIAS");
-    values.extend([
-        ("BIAS", i64::from(2 * shape.bias)),
-        ("M_TILES", m_tiles.into()),
-        ("N_TILE", columns.into()),
-        ("SPLIT", split.into()),
-        ("WARPS", warps.into()),
-        ("STAGES", stages.into()),
-        ("NORM", 0),
-        ("LIVE_EARLY", 1),
-    ]);
-    let blocks = split * n.div_ceil(columns);
-    let mut form =
-        KernelForm::new("calor_skinny_gemm", 32 * warps, Geometry::Fixed([blocks, 1, 1]), 5);
-    let sums = m_tiles * (columns / 8) * 32;
-    let queue = stages * step_bytes;
-    form.shared_bytes = queue.max(warps * (sums * 16 + m_tiles * 128))
-        + if 1 < split { sums * 16 + split * m_tiles * 128 } else { 0 }
-        + 16 * columns
-        + 256 * m_tiles
-        + 16;
-    form.dependent = dependent;
-    form.align_bytes = 16;
-    form.stride_words = vec![1, 2, 3];
-    form.stride_align = 8;
-    Ok(finished(SKINNY, &values, form, shape))
 }

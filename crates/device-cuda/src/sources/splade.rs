@@ -4,11 +4,10 @@
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{NoKernel, PRELUDE, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Extent, Geometry, KernelForm, MapForm, NextForm};
 
-const PRELUDE: &str = include_str!("../text/prelude.cu");
 const TEXT: &str = include_str!("../text/splade.cu");
 
 /// Terms of a block.

@@ -6,7 +6,7 @@
 //   CALOR_N, CALOR_K columns of C and the length of a product; N a multiple of 8, K of 16 bytes
 //   CALOR_ACT        0 none, 1 relu, 2 gelu (erf), 3 gelu (tanh), 4 quick gelu, 5 silu, 6 tanh
 //   CALOR_BIAS       0 none, 1 of CALOR_OUT, 2 f32
-//   CALOR_RESIDUAL   0 or 1
+//   CALOR_RESIDUAL   0 none, 1 added after the activation, 2 multiplied with
 //   CALOR_WARPS_M, CALOR_WARPS_N   warps below and beside each other
 //   CALOR_WARP_ROWS, CALOR_WARP_COLUMNS   part of one warp; multiples of 16
 //   CALOR_STAGES     stages of 128 bytes of k; 2 on sm_75
@@ -338,7 +338,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) calor_gemm_mma(
                     v += shift_of(bias[column + e]);
 #endif
                     v = act(v);
-#if CALOR_RESIDUAL
+#if CALOR_RESIDUAL == 2
+                    v *= value(other.at[e]);
+#elif CALOR_RESIDUAL
                     v += value(other.at[e]);
 #endif
                     four.at[e] = rounded(v);

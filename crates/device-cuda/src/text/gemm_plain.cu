@@ -6,7 +6,7 @@
 //   CALOR_N, CALOR_K columns of C and the length of a product; any
 //   CALOR_ACT        0 none, 1 relu, 2 gelu (erf), 3 gelu (tanh), 4 quick gelu, 5 silu, 6 tanh
 //   CALOR_BIAS       0 none, 1 of CALOR_TYPE, 2 f32
-//   CALOR_RESIDUAL   0 or 1
+//   CALOR_RESIDUAL   0 none, 1 added after the activation, 2 multiplied with
 //   CALOR_WARPS_M    warps below each other, 32 rows each: 1, 2 or 4
 //   CALOR_WARPS_N    warps beside each other, 64 columns each: 1 or 2
 //   CALOR_BAND       rows of tiles that are walked together, for the sake of L2
@@ -248,7 +248,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) calor_gemm_
                 if (column + j < CALOR_N) x += shift_of(bias[column + j]);
 #endif
                 x = act(x);
-#if CALOR_RESIDUAL
+#if CALOR_RESIDUAL == 2
+                x *= value(other.at[j]);
+#elif CALOR_RESIDUAL
                 x += value(other.at[j]);
 #endif
                 four.at[j] = rounded(x);

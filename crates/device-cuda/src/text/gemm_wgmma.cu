@@ -9,7 +9,7 @@
 //   CALOR_N, CALOR_K columns of C and the length of a product; multiples of 8 (K of 16 for e4m3)
 //   CALOR_ACT        0 none, 1 relu, 2 gelu (erf), 3 gelu (tanh), 4 quick gelu, 5 silu, 6 tanh
 //   CALOR_BIAS       0 none, 1 of the type of C, 2 f32
-//   CALOR_RESIDUAL   0 or 1
+//   CALOR_RESIDUAL   0 none, 1 added after the activation, 2 multiplied with
 //   CALOR_ROWS       rows of one group's part of a tile: 64 or 128
 //   CALOR_COLUMNS    columns of a tile: 64, 128, 192 or 256; ROWS * COLUMNS at most 128 * 192
 //   CALOR_GROUPS     groups that multiply: 1 or 2
@@ -739,8 +739,13 @@ __launch_bounds__(THREADS, 1) calor_gemm_wgmma(
                             y = act(y);
 #if CALOR_RESIDUAL
                             const float2 other = unpack(added[i]);
+#if CALOR_RESIDUAL == 2
+                            x *= other.x;
+                            y *= other.y;
+#else
                             x += other.x;
                             y += other.y;
+#endif
 #endif
                             values[i] = pack(x, y);
                         }

@@ -8,7 +8,7 @@
 // previous kernel. Partial sums meet in shared memory, then across the cluster, in a fixed order.
 //
 // Macros (the host puts them in front):
-//   CALOR_TYPE         0 f32 (no tensor cores), 1 f16, 2 bf16: A, W, residual, C
+//   CALOR_TYPE         1 f16, 2 bf16: A, W, residual, C
 //   CALOR_N, CALOR_K   extents of W, multiples of 8
 //   CALOR_M_TILES      1 .. 4: room for 16 rows each
 //   CALOR_N_TILE       columns of a block, multiple of 8
@@ -19,24 +19,21 @@
 //                      (sm_90 and later; k a multiple of 32; STAGES is then of no meaning)
 //   CALOR_SHARE        1, 2, 4, 8: above 1, neighbours in n make a cluster and fetch A once for all
 //                      by multicast, into shared memory (BULK, SPLIT 1 and LIVE_EARLY)
-//   CALOR_BIAS         0 none, 1 f32, 2 the type of W. With CALOR_NORM it must be 1
+//   CALOR_BIAS         0 none, 1 in the type of W. With CALOR_NORM it is folded, and must be 0
 //   CALOR_ACT          0 none, 1 relu, 2 gelu (erf), 3 gelu_tanh, 4 quick_gelu, 5 silu, 6 tanh
-//   CALOR_RESIDUAL     0 none, 1 added as it is, 2 added as the layer norm of its row
-//   CALOR_NORM         1: A stands for its layer norm. W, bias and `column_sums` come from
-//                      pack_skinny, which folds gamma and beta in; moments are taken on the way
+//   CALOR_RESIDUAL     0 none, 1 added after the activation, 2 multiplied with
+//   CALOR_NORM         1: A stands for its layer norm, 2: for its root-mean-square norm. W comes
+//                      from fold_norm.cu; moments are taken on the way
 //   CALOR_EPS          epsilon of that norm, as a float literal
+//   CALOR_NORMED       0: nobody else reads the norm, 1: its rows are written, 2: so, with a bias
 //   CALOR_PDL          1: launched with programmatic stream serialization (sm_90 and later)
 //   CALOR_LIVE_EARLY   1: `live` is written before the captured program begins, so it may be read
 //                      before the wait. 0: a kernel of the program writes it
-//   CALOR_AHEAD        1: the blocks also ask L2 for the weights of a later kernel (sm_90)
 //   CALOR_MIN_BLOCKS   blocks that must fit a multiprocessor by registers; 0 leaves it open
 //
-// Buffers: A, W, [bias], [column_sums f32 n: CALOR_NORM], [residual],
-//   [moments_in f32 m x 2, gamma, beta of type f32: CALOR_RESIDUAL 2], C,
-//   [moments_out f32 m x 2 (mean, 1 / deviation) of A's rows: CALOR_NORM],
-//   [the later kernel's weights: CALOR_AHEAD].
-// Words: m, row stride of A, of C, of residual (in elements, strides multiples of 8), bytes to ask
-//   for (a multiple of 16; 0 where nothing follows).
+// Buffers: A, W, [bias], [residual], [gain f32 k: CALOR_NORMED], [bias of the norm f32 k:
+//   CALOR_NORMED 2], C, [rows of the norm, dense: CALOR_NORMED].
+// Words: m, row stride of A, of C, of residual (in elements, strides multiples of 8).
 // All pointers are 16-byte aligned. `residual` may be C itself.
 //
 // Grid: x = CALOR_SPLIT * ceil(n / CALOR_N_TILE), with SHARE rounded up to a multiple of it;
@@ -48,8 +45,7 @@
 //                  : S * J * WARPS * 512
 //   + (SPLIT > 1 ? G * 16 + SPLIT * M_TILES * 128 : 0)               sums from the cluster
 //   + (SHARE > 1 ? M_TILES * 16 * (2 * k + (k % 64 ? 128 : 64)) : 0)  rows of A
-//   + 16 * N_TILE + 256 * M_TILES + 16                               vectors, moments, barriers
-//   f32: M_TILES * 128 bytes.
+//   + 8 * N_TILE + 128 * M_TILES + 16                                vectors, moments, barriers
 
 #ifndef CALOR_MIN_BLOCKS
 #define CALOR_MIN_BLOCKS 0
@@ -63,23 +59,17 @@
 #if CALOR_SHARE > 1 && (!CALOR_BULK || CALOR_SPLIT > 1 || !CALOR_LIVE_EARLY)
 #error "rows are shared only with bulk copies, without a split of k, with early live counts"
 #endif
-#ifndef CALOR_AHEAD
-#define CALOR_AHEAD 0
-#endif
-#ifndef CALOR_EPS
-#define CALOR_EPS 1e-5f
-#endif
 #if CALOR_N % 8 || CALOR_K % 8 || CALOR_N_TILE % 8
 #error "n, k and the tile must be multiples of 8"
 #endif
 #if CALOR_M_TILES < 1 || CALOR_M_TILES > 4
 #error "CALOR_M_TILES is 1 to 4"
 #endif
-#if CALOR_NORM && CALOR_BIAS != 1
-#error "a folded norm brings its bias as f32"
+#if CALOR_NORM && CALOR_BIAS
+#error "a folded norm brings its bias"
 #endif
-#if CALOR_TYPE == 0 && CALOR_SPLIT != 1
-#error "f32 has no split over blocks"
+#if CALOR_TYPE != 1 && CALOR_TYPE != 2
+#error "CALOR_TYPE is 1 (f16) or 2 (bf16)"
 #endif
 #if CALOR_TYPE == 2 && __CUDA_ARCH__ < 800
 #error "bf16 needs sm_80"
@@ -88,8 +78,8 @@
 #error "clusters and dependent launch need sm_90"
 #endif
 
-#if CALOR_BULK && (__CUDA_ARCH__ < 900 || CALOR_K % 32 || CALOR_TYPE == 0)
-#error "bulk copies need sm_90, 16-bit types and k in steps of 32"
+#if CALOR_BULK && (__CUDA_ARCH__ < 900 || CALOR_K % 32)
+#error "bulk copies need sm_90 and k in steps of 32"
 #endif
 
 #define M_TILES CALOR_M_TILES
@@ -100,20 +90,11 @@
 #define THREADS (32 * WARPS)
 #define N_GROUPS (CALOR_N_TILE / 8)
 
-#if CALOR_TYPE == 0
-typedef float Element;
-#else
 typedef unsigned short Element;
-#endif
-#if CALOR_BIAS == 2
-typedef Element Bias;
-#else
-typedef float Bias;
-#endif
 
-struct Words { long long w[5]; };
+struct Words { long long w[4]; };
 struct Rule { long long count, scale; };
-struct Rules { Rule at[5]; };
+struct Rules { Rule at[4]; };
 
 __device__ inline long long live_word(long long word, Rule rule, const unsigned* live) {
     if (rule.count < 0) return word;
@@ -125,8 +106,13 @@ struct alignas(8) Moments { float mean, scale; };
 struct alignas(8) Sums { float sum, squares; };
 struct alignas(16) Piece { unsigned r[4]; };
 struct alignas(16) Four { float x[4]; };
+// Part of a row that is to be normed; a row below 0 is none.
+struct Normed {
+    int row, col;
+    Piece raw;
+    Four gain[2], shift[2];
+};
 
-__device__ inline float widen(float x) { return x; }
 __device__ inline float widen(unsigned short bits) {
 #if CALOR_TYPE == 1
     float x;
@@ -143,10 +129,8 @@ __device__ inline unsigned narrow_pair(float low, float high) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(a) : "f"(low));
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(high));
     pair = (unsigned)a | (unsigned)b << 16;
-#elif CALOR_TYPE == 2
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
 #else
-    pair = 0;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
 #endif
     return pair;
 }
@@ -172,7 +156,7 @@ __device__ inline float activate(float x) {
 }
 
 __device__ inline Moments moments_of(Sums sums) {
-    const float mean = sums.sum * (1.0f / CALOR_K);
+    const float mean = CALOR_NORM == 2 ? 0.0f : sums.sum * (1.0f / CALOR_K);
     const float variance = fmaxf(sums.squares * (1.0f / CALOR_K) - mean * mean, 0.0f);
     return Moments{mean, rsqrtf(variance + CALOR_EPS)};
 }
@@ -187,17 +171,6 @@ __device__ inline void let_next_start() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-
-#if CALOR_TYPE == 0
-
-__device__ inline float fold_warp(float x) {
-#pragma unroll
-    for (int distance = 16; 0 < distance; distance /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, distance);
-    return x;
-}
-
-#else
 
 __device__ inline unsigned shared_address(const void* p) {
     return (unsigned)__cvta_generic_to_shared(p);
@@ -343,8 +316,6 @@ constexpr int A_ROW_BYTES = CALOR_K * 2 + (CALOR_K % 64 ? 128 : 64);
 constexpr int CLUSTER_BYTES = SPLIT > 1 ? GROUPS * 16 + SPLIT * ROWS * 8
     : SHARE > 1 ? ROWS * A_ROW_BYTES : 0;
 
-#endif
-
 extern "C" __global__ void
 #if SPLIT > 1 || SHARE > 1
 __cluster_dims__(SPLIT * SHARE, 1, 1)
@@ -358,25 +329,20 @@ calor_skinny_gemm(
     const Element* a,
     const Element* weights,
 #if CALOR_BIAS
-    const Bias* bias,
-#endif
-#if CALOR_NORM
-    const float* column_sums,
+    const Element* bias,
 #endif
 #if CALOR_RESIDUAL
     const Element* residual,
 #endif
-#if CALOR_RESIDUAL == 2
-    const Moments* moments_in,
-    const float* gamma,
-    const float* beta,
+#if CALOR_NORMED
+    const float* gain,
+#endif
+#if CALOR_NORMED == 2
+    const float* shift,
 #endif
     Element* c,
-#if CALOR_NORM
-    Moments* moments_out,
-#endif
-#if CALOR_AHEAD
-    const unsigned char* later_weights,
+#if CALOR_NORMED
+    Element* normed,
 #endif
     const __grid_constant__ Words words,
     const unsigned* live,
@@ -387,66 +353,6 @@ calor_skinny_gemm(
     const int lane = thread % 32;
     const int n_first = (int)(blockIdx.x / SPLIT) * CALOR_N_TILE;
 
-#if CALOR_TYPE == 0
-    Moments* const moments = (Moments*)shared;
-    wait_for_previous();
-    let_next_start();
-    const int m = (int)live_word(words.w[0], rules.at[0], live);
-    const long long a_stride = live_word(words.w[1], rules.at[1], live);
-    const long long c_stride = live_word(words.w[2], rules.at[2], live);
-    const long long r_stride = live_word(words.w[3], rules.at[3], live);
-#if CALOR_NORM
-    for (int row = warp; row < m; row += WARPS) {
-        Sums sums = {0.0f, 0.0f};
-        for (int k = lane; k < CALOR_K; k += 32) sums.sum += __ldcg(a + row * a_stride + k);
-        const float mean = fold_warp(sums.sum) / CALOR_K;
-        for (int k = lane; k < CALOR_K; k += 32) {
-            const float x = __ldcg(a + row * a_stride + k) - mean;
-            sums.squares += x * x;
-        }
-        const float variance = fold_warp(sums.squares) / CALOR_K;
-        if (lane == 0) moments[row] = Moments{mean, 1.0f / sqrtf(variance + CALOR_EPS)};
-    }
-    __syncthreads();
-    if (blockIdx.x == 0 && thread < m) moments_out[thread] = moments[thread];
-#endif
-    for (int n = n_first + warp; n < n_first + CALOR_N_TILE && n < CALOR_N; n += WARPS) {
-        for (int row0 = 0; row0 < m; row0 += 8) {
-            float sum[8] = {};
-            for (int k = lane; k < CALOR_K; k += 32) {
-                const float w = weights[(long long)n * CALOR_K + k];
-#pragma unroll
-                for (int i = 0; i < 8; ++i)
-                    if (row0 + i < m) sum[i] += __ldcg(a + (row0 + i) * a_stride + k) * w;
-            }
-            float x = 0.0f;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const float all = fold_warp(sum[i]);
-                if (lane == i) x = all;
-            }
-            const int row = row0 + lane;
-            if (lane < 8 && row < m) {
-#if CALOR_NORM
-                x = moments[row].scale * (x - moments[row].mean * column_sums[n]);
-#endif
-#if CALOR_BIAS
-                x += bias[n];
-#endif
-                x = activate(x);
-#if CALOR_RESIDUAL
-                float r = __ldcg(residual + row * r_stride + n);
-#if CALOR_RESIDUAL == 2
-                r = (r - __ldcg(&moments_in[row].mean)) * __ldcg(&moments_in[row].scale) * gamma[n]
-                    + beta[n];
-#endif
-                x += r;
-#endif
-                c[row * c_stride + n] = x;
-            }
-        }
-    }
-#else
     const int rank = SPLIT > 1 ? (int)(blockIdx.x % SPLIT) : 0;
     const int k_first = (rank * WARPS + warp) * STEPS * 32 + lane % 4 * 8;
     const int n_lane = n_first + lane / 4;
@@ -456,15 +362,12 @@ calor_skinny_gemm(
     unsigned char* const from_cluster = shared + QUEUE_BYTES;
 #endif
     float* const vectors = (float*)(shared + QUEUE_BYTES + CLUSTER_BYTES);
-#if CALOR_RESIDUAL == 2
-    Moments* const moments = (Moments*)(vectors + 4 * CALOR_N_TILE);
-#endif
 #if CALOR_NORM
-    Moments* const norm = (Moments*)(vectors + 4 * CALOR_N_TILE) + ROWS;
+    Moments* const norm = (Moments*)(vectors + 2 * CALOR_N_TILE);
 #endif
 #if CALOR_BULK || SPLIT > 1
     // The first counts bytes of W, the second bytes from the cluster.
-    const unsigned barrier = shared_address(vectors + 4 * CALOR_N_TILE) + ROWS * 16;
+    const unsigned barrier = shared_address(vectors + 2 * CALOR_N_TILE) + ROWS * 8;
 #endif
 #if SPLIT > 1
     // A cluster barrier would do instead, but its fence costs a microsecond on the way out.
@@ -474,23 +377,15 @@ calor_skinny_gemm(
     cluster_arrive();
 #endif
 
-    // Vectors are weights too: they go into the oldest group, so that nobody stops for them here.
-    const auto fetch_vector = [&](int which, const float* from) {
-        for (int i = thread * 4; i < CALOR_N_TILE; i += THREADS * 4)
-            copy_async(shared_address(vectors + which * CALOR_N_TILE + i), from + n_first + i,
-                       n_first + i < CALOR_N);
-    };
-#if CALOR_BIAS == 1
-    fetch_vector(0, bias);
-#endif
 #if CALOR_NORM
-    fetch_vector(1, column_sums);
+    // Vectors are weights too: they go into the oldest group, so that nobody stops for them here.
+    const float* const folded = (const float*)(weights + (long long)CALOR_N * CALOR_K);
+    for (int i = thread * 4; i < CALOR_N_TILE; i += THREADS * 4)
+#pragma unroll
+        for (int which = 0; which < 2; ++which)
+            copy_async(shared_address(vectors + which * CALOR_N_TILE + i),
+                       folded + which * CALOR_N + n_first + i, n_first + i < CALOR_N);
 #endif
-#if CALOR_RESIDUAL == 2
-    fetch_vector(2, gamma);
-    fetch_vector(3, beta);
-#endif
-    (void)fetch_vector;
 #if CALOR_BULK
     close_group();
     const int share_first = rank * WARPS * STEPS * 32;
@@ -523,17 +418,6 @@ calor_skinny_gemm(
     }
     let_next_start();
 #endif
-#if CALOR_AHEAD
-    if (thread == 0) {
-        const long long bytes = words.w[4];
-        const long long each = (bytes / gridDim.x / 128 + 1) * 128;
-        const long long first = each * blockIdx.x;
-        const unsigned mine = (unsigned)(bytes - first < each ? bytes - first : each);
-        if (first < bytes)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
-                         :: "l"(later_weights + first), "r"(mine) : "memory");
-    }
-#endif
 #if CALOR_LIVE_EARLY == 0
     wait_for_previous();
 #endif
@@ -542,7 +426,7 @@ calor_skinny_gemm(
     const long long c_stride = live_word(words.w[2], rules.at[2], live);
     const long long r_stride = live_word(words.w[3], rules.at[3], live);
 
-#if CALOR_BIAS == 2
+#if CALOR_BIAS
     for (int i = thread; i < CALOR_N_TILE; i += THREADS)
         vectors[i] = n_first + i < CALOR_N ? widen(bias[n_first + i]) : 0.0f;
 #endif
@@ -607,13 +491,6 @@ calor_skinny_gemm(
                                     local < OWN_GROUPS && row + 8 < m && n < CALOR_N);
     }
 #endif
-#if CALOR_RESIDUAL == 2
-    for (int row = thread; row < ROWS; row += THREADS) {
-        Moments one = {0.0f, 0.0f};
-        if (row < m) one = Moments{__ldcg(&moments_in[row].mean), __ldcg(&moments_in[row].scale)};
-        moments[row] = one;
-    }
-#endif
 
     float sums[M_TILES][N_GROUPS][4] = {};
 #if CALOR_NORM
@@ -671,6 +548,28 @@ calor_skinny_gemm(
         }
     }
 
+#if CALOR_NORMED
+    // A part of the norm's rows for each block: asked for here, so that the sums meet meanwhile.
+    const int normed_pieces = m * (CALOR_K / 8);
+    const int normed_each = (normed_pieces + (int)gridDim.x - 1) / (int)gridDim.x;
+    const auto fetch_normed = [&](int local) {
+        Normed it;
+        const int piece = (int)blockIdx.x * normed_each + local;
+        it.row = local < normed_each && piece < normed_pieces ? piece / (CALOR_K / 8) : -1;
+        it.col = piece % (CALOR_K / 8) * 8;
+        it.raw = load_piece(a + it.row * a_stride + it.col, 0 <= it.row);
+        if (0 <= it.row)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                it.gain[i] = *(const Four*)(gain + it.col + i * 4);
+#if CALOR_NORMED == 2
+                it.shift[i] = *(const Four*)(shift + it.col + i * 4);
+#endif
+            }
+        return it;
+    };
+    Normed one = fetch_normed(thread);
+#endif
 #if CALOR_BULK
     wait_groups<0>();
 #endif
@@ -780,9 +679,29 @@ calor_skinny_gemm(
         const Sums all = meet_row(row);
 #endif
         norm[row] = moments_of(all);
-        if (blockIdx.x == 0 && row < m) moments_out[row] = norm[row];
     }
     __syncthreads();
+#endif
+#if CALOR_NORMED
+    for (int local = thread; 0 <= one.row; one = fetch_normed(local += THREADS)) {
+        const Moments of_row = norm[one.row];
+        Piece out;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float x[2] = {widen((unsigned short)one.raw.r[i]),
+                          widen((unsigned short)(one.raw.r[i] >> 16))};
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                const int at = i % 2 * 2 + j;
+                x[j] = (x[j] - of_row.mean) * of_row.scale * one.gain[i / 2].x[at];
+#if CALOR_NORMED == 2
+                x[j] += one.shift[i / 2].x[at];
+#endif
+            }
+            out.r[i] = narrow_pair(x[0], x[1]);
+        }
+        *(Piece*)(normed + (long long)one.row * CALOR_K + one.col) = out;
+    }
 #endif
 
 #pragma unroll
@@ -804,24 +723,19 @@ calor_skinny_gemm(
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
 #if CALOR_NORM
-                x[i] = of_row.scale * (x[i] - of_row.mean * vectors[CALOR_N_TILE + column + i]);
-#endif
-#if CALOR_BIAS
+                x[i] = of_row.scale * (x[i] - of_row.mean * vectors[column + i])
+                    + vectors[CALOR_N_TILE + column + i];
+#elif CALOR_BIAS
                 x[i] += vectors[column + i];
 #endif
                 x[i] = activate(x[i]);
-#if CALOR_RESIDUAL
-                float r = widen((unsigned short)(addend[turn][half] >> 16 * i));
 #if CALOR_RESIDUAL == 2
-                r = (r - moments[row].mean) * moments[row].scale
-                        * vectors[2 * CALOR_N_TILE + column + i]
-                    + vectors[3 * CALOR_N_TILE + column + i];
-#endif
-                x[i] += r;
+                x[i] *= widen((unsigned short)(addend[turn][half] >> 16 * i));
+#elif CALOR_RESIDUAL
+                x[i] += widen((unsigned short)(addend[turn][half] >> 16 * i));
 #endif
             }
             *(unsigned*)(c + row * c_stride + n) = narrow_pair(x[0], x[1]);
         }
     }
-#endif
 }

@@ -182,8 +182,8 @@ impl Assembler<'_> {
         for arg in &offer.args {
             let (draft, stride) = match arg {
                 OfferArg::Read(value, layout) => self.read(*value, *layout)?,
-                OfferArg::Prepared { value, unit, bytes } => {
-                    (self.prepare(*value, unit, *bytes), None)
+                OfferArg::Prepared { values, unit, bytes } => {
+                    (self.prepare(values, unit, *bytes), None)
                 }
                 OfferArg::Write(value) => {
                     write_count += 1;
@@ -231,16 +231,18 @@ impl Assembler<'_> {
         Ok((draft, Some(rows.stride)))
     }
 
-    /// The buffer that holds what `unit` makes of a constant value.
-    fn prepare(&mut self, value: ValueId, unit: &Unit, bytes: u64) -> Draft {
-        let source = self.whole(value);
-        let root = dense_root(self.graph(), value);
+    /// The buffer that holds what `unit` makes of constant values.
+    fn prepare(&mut self, values: &[ValueId], unit: &Unit, bytes: u64) -> Draft {
+        let mut args: Vec<Draft> = values.iter().map(|it| self.whole(*it)).collect();
         let mut out = Canonical::new("prepared", 1);
         out.bytes(&unit.canonical()).i64(bytes as i64);
-        match self.keys.get(&root) {
-            Some(key) => out.bytes(&key.0),
-            None => out.i64(root.index() as i64),
-        };
+        for value in values {
+            let root = dense_root(self.graph(), *value);
+            match self.keys.get(&root) {
+                Some(key) => out.bytes(&key.0),
+                None => out.i64(root.index() as i64),
+            };
+        }
         let key = Digest::of(&out.finish());
         let buffer = match self.prepared.get(&key) {
             Some(buffer) => *buffer,
@@ -255,11 +257,12 @@ impl Assembler<'_> {
                 });
                 self.prepared.insert(key, buffer);
                 let to = Draft { home: Home::Buffer(buffer), offset: 0, len: bytes };
+                args.push(to);
                 let index = self.unit(unit);
                 self.prelude.push(DraftStep::Run {
                     unit: index,
                     words: Vec::new(),
-                    args: vec![source, to],
+                    args,
                     write_count: 1,
                     label: unit.label(),
                     flops: 0,
@@ -297,8 +300,7 @@ impl Assembler<'_> {
                 let stride = strides.get(*arg).copied().flatten();
                 Word::Fixed(stride.unwrap_or_else(|| match &offer.args[*arg] {
                     OfferArg::Read(value, _) | OfferArg::Write(value) => dense(*value),
-                    OfferArg::Prepared { value, .. } => dense(*value),
-                    OfferArg::Workspace { .. } => 0,
+                    OfferArg::Prepared { .. } | OfferArg::Workspace { .. } => 0,
                 }) as i64)
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Composites that nobody wants are expanded one level at a time until only wanted ones remain.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use calor_device::{Offer, OfferArg, Site};
 use calor_ir::composite::pool;
@@ -36,7 +36,9 @@ pub(super) fn settle(
         graph = dedupe(&normalise(&graph, capabilities, choices, &mut defaults)?).graph;
         let round = offers(&graph, capabilities, choices);
         let wanted = |graph: &Graph, node: NodeId| {
-            round.offers.contains_key(&node) || is_builtin(graph, node)
+            round.offers.contains_key(&node)
+                || round.absorbed.contains(&node)
+                || is_builtin(graph, node)
         };
         let mut all_wanted = true;
         for (index, node) in graph.nodes().iter().enumerate() {
@@ -72,7 +74,7 @@ pub(super) fn is_builtin(graph: &Graph, node: NodeId) -> bool {
 
 struct Round {
     offers: HashMap<NodeId, Offer>,
-    absorbed: HashMap<NodeId, NodeId>,
+    absorbed: HashSet<NodeId>,
     defaults: Choices,
 }
 
@@ -80,14 +82,21 @@ fn offers(graph: &Graph, capabilities: &Capabilities, choices: &Choices) -> Roun
     let users = users(graph);
     let constant = constants(graph);
     let mut round =
-        Round { offers: HashMap::new(), absorbed: HashMap::new(), defaults: Choices::default() };
+        Round { offers: HashMap::new(), absorbed: HashSet::new(), defaults: Choices::default() };
     for index in 0..graph.nodes().len() {
         let node = NodeId::from_index(index);
         let Op::Composite(composite, _) = &graph.node(node).op else { continue };
         let Some(claim) = find(capabilities, composite) else { continue };
+        if round.absorbed.contains(&node) {
+            continue;
+        }
         let offer = {
             let is_constant = |value: ValueId| constant[value.index()];
-            let is_taken = |node: NodeId| round.absorbed.contains_key(&node);
+            let is_taken = |node: NodeId| {
+                // What an offer has absorbed would be left to nobody if the offer fell away.
+                let absorbs = |it: &Offer| !it.absorbs.is_empty();
+                round.absorbed.contains(&node) || round.offers.get(&node).is_some_and(absorbs)
+            };
             (claim.offer)(&Site::new(graph, node, &users, &is_constant, &is_taken))
         };
         let Some(offer) = offer else { continue };
@@ -101,7 +110,8 @@ fn offers(graph: &Graph, capabilities: &Capabilities, choices: &Choices) -> Roun
             }
         }
         for taken in &offer.absorbs {
-            round.absorbed.insert(*taken, node);
+            round.offers.remove(taken);
+            round.absorbed.insert(*taken);
         }
         round.offers.insert(node, offer);
     }
@@ -152,10 +162,15 @@ fn constants(graph: &Graph) -> Vec<bool> {
 
 /// The values that an offer reads.
 pub(super) fn reads(offer: &Offer) -> impl Iterator<Item = ValueId> + '_ {
-    offer.args.iter().filter_map(|arg| match arg {
-        OfferArg::Read(value, _) | OfferArg::Prepared { value, .. } => Some(*value),
-        OfferArg::Write(_) | OfferArg::Workspace { .. } => None,
-    })
+    offer
+        .args
+        .iter()
+        .flat_map(|arg| match arg {
+            OfferArg::Read(value, _) => std::slice::from_ref(value),
+            OfferArg::Prepared { values, .. } => values,
+            OfferArg::Write(_) | OfferArg::Workspace { .. } => &[],
+        })
+        .copied()
 }
 
 /// The values that an offer writes.

@@ -90,7 +90,9 @@ pub(super) fn item_reads(claimed: &Claimed, grouped: &Grouped, item: Item) -> Ve
                 reads.push(dense_root(graph, *value));
                 reads.extend(rows.map(|it| it.base));
             }
-            OfferArg::Prepared { value, .. } => reads.push(dense_root(graph, *value)),
+            OfferArg::Prepared { values, .. } => {
+                reads.extend(values.iter().map(|it| dense_root(graph, *it)));
+            }
             OfferArg::Write(_) | OfferArg::Workspace { .. } => {}
         }
     }
