@@ -4,6 +4,8 @@
 
 mod attention;
 mod linear;
+mod nf4;
+mod rope;
 
 use calor_device::{Claim, Layout, Site};
 use calor_ir::composite;
@@ -29,6 +31,18 @@ macro_rules! table {
                 composite: &composite::attention::ATTENTION,
                 offer: attention::offer::<$cores>,
             },
+            Claim { composite: &composite::nf4_linear::NF4_LINEAR, offer: nf4::offer::<$cores> },
+            Claim {
+                composite: &composite::nf4_linear_transposed::NF4_LINEAR_TRANSPOSED,
+                offer: nf4::offer_transposed::<$cores>,
+            },
+            Claim {
+                composite: &composite::nf4_swiglu::NF4_SWIGLU,
+                offer: nf4::offer_swiglu::<$cores>,
+            },
+            Claim { composite: &composite::nf4_pair::NF4_PAIR, offer: nf4::offer_pair::<$cores> },
+            Claim { composite: &composite::rope::ROPE, offer: rope::offer },
+            Claim { composite: &composite::rope::ROPE_INVERSE, offer: rope::offer_inverse },
         ];
     };
 }

@@ -2,7 +2,11 @@
 
 mod attention;
 mod finish;
+#[cfg(test)]
+mod keys;
+mod nf4;
 mod product;
+mod rope;
 
 use calor_ir::DType;
 use calor_kernel::{Activation, Source};
@@ -12,6 +16,7 @@ use crate::form::KernelForm;
 
 pub(crate) use attention::{CORE_SIZES as ATTENTION_CORE_SIZES, SIZE_MAX as ATTENTION_SIZE_MAX};
 pub(crate) use finish::finish;
+pub(crate) use nf4::NF4_SKINNY_ROWS_MAX;
 pub(crate) use product::SKINNY_ROWS_MAX;
 
 /// Text, and the form that lacks only its machine code.
@@ -65,6 +70,8 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "gemm_plain" | "gemm_mma" | "gemm_wgmma" | "gemm_skinny" => {
             product::write(source, arch, sm_count)
         }
+        "nf4_plain" | "nf4_mma" | "nf4_skinny" => nf4::write(source, arch, sm_count),
+        "rope" => rope::write(source, arch),
         name => Err(NoKernel::Unsupported(format!("the source `{name}`"))),
     }
 }
@@ -121,6 +128,24 @@ mod tests {
         Source { name: "attention", params }
     }
 
+    fn nf4(
+        name: &'static str,
+        [n, k]: [i64; 2],
+        of: [i64; 3],
+        more: [(&'static str, i64); 2],
+    ) -> Source {
+        let [dtype, form, transposed] = of;
+        let mut params =
+            vec![("n", n), ("k", k), ("dtype", dtype), ("form", form), ("transposed", transposed)];
+        params.extend(more);
+        Source { name, params }
+    }
+
+    fn rope(d: i64, dtype: i64, interleaved: i64) -> Source {
+        let params = vec![("d", d), ("dtype", dtype), ("interleaved", interleaved)];
+        Source { name: "rope", params }
+    }
+
     /// One of each kind, with the forms that models have.
     fn samples() -> Vec<Source> {
         vec![
@@ -137,6 +162,16 @@ mod tests {
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
             attention([16384, 12, 12, 64], 2, [1, 0, 0, 1]),
             attention([16384, 12, 2, 128], 2, [0, 1, 1, 1]),
+            nf4("nf4_plain", [77, 35], [0, 2, 0], [("lane_rows", 4), ("", 0)]),
+            nf4("nf4_plain", [77, 35], [1, 0, 1], [("lane_rows", 1), ("", 0)]),
+            nf4("nf4_mma", [256, 1536], [2, 2, 0], [("row_tile", 128), ("column_tile", 128)]),
+            nf4("nf4_mma", [8960, 1536], [1, 1, 0], [("row_tile", 64), ("column_tile", 64)]),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], [("row_tile", 128), ("column_tile", 64)]),
+            nf4("nf4_skinny", [1536, 8960], [2, 0, 0], [("row_tiles", 1), ("early", 1)]),
+            nf4("nf4_skinny", [8960, 1536], [2, 1, 0], [("row_tiles", 2), ("early", 1)]),
+            nf4("nf4_skinny", [256, 1536], [1, 2, 0], [("row_tiles", 4), ("early", 0)]),
+            rope(128, 2, 0),
+            rope(6, 0, 1),
         ]
     }
 
@@ -145,7 +180,7 @@ mod tests {
         let bf16 = source.param("dtype") == Some(2);
         match source.name {
             "gemm_wgmma" => arch.has_wgmma(),
-            "gemm_skinny" => 8 <= arch.major,
+            "gemm_skinny" | "nf4_skinny" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,
         }
     }
@@ -178,6 +213,8 @@ mod tests {
         assert!(matches!(write(&many, arch, 108), Err(NoKernel::Wrong(_))));
         let odd = attention([8, 3, 2, 64], 2, [0, 0, 0, 1]);
         assert!(matches!(write(&odd, arch, 108), Err(NoKernel::Wrong(_))));
+        let across = nf4("nf4_mma", [64, 72], [2, 0, 0], [("row_tile", 64), ("column_tile", 64)]);
+        assert!(matches!(write(&across, arch, 108), Err(NoKernel::Wrong(_))));
         let unknown = Source { name: "tea", params: vec![] };
         assert!(matches!(write(&unknown, arch, 108), Err(NoKernel::Unsupported(_))));
     }
