@@ -15,6 +15,7 @@ pub mod container;
 mod dtype;
 mod error;
 mod names;
+pub mod nf4;
 mod sentence;
 pub mod source;
 mod store;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use dtype::Dtype;
 pub use error::{FieldProblem, RangeProblem, WeightsError};
+pub use nf4::{Nf4, Nf4Problem};
 pub use sentence::{Pooling, SentenceConfig};
 pub use source::{Attempt, Outcome, Progress, ProgressStep, Source, Staging};
 pub use store::{Manifest, Pulled, Store, StoreOptions};
