@@ -132,13 +132,17 @@ mod tests {
         name: &'static str,
         [n, k]: [i64; 2],
         of: [i64; 3],
-        more: [(&'static str, i64); 2],
+        more: &[(&'static str, i64)],
     ) -> Source {
         let [dtype, form, transposed] = of;
         let mut params =
             vec![("n", n), ("k", k), ("dtype", dtype), ("form", form), ("transposed", transposed)];
         params.extend(more);
         Source { name, params }
+    }
+
+    fn tiles([rows, columns, warpgroups, split]: [i64; 4]) -> [(&'static str, i64); 4] {
+        [("row_tile", rows), ("column_tile", columns), ("warpgroups", warpgroups), ("split", split)]
     }
 
     fn rope(d: i64, dtype: i64, interleaved: i64) -> Source {
@@ -162,14 +166,17 @@ mod tests {
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
             attention([16384, 12, 12, 64], 2, [1, 0, 0, 1]),
             attention([16384, 12, 2, 128], 2, [0, 1, 1, 1]),
-            nf4("nf4_plain", [77, 35], [0, 2, 0], [("lane_rows", 4), ("", 0)]),
-            nf4("nf4_plain", [77, 35], [1, 0, 1], [("lane_rows", 1), ("", 0)]),
-            nf4("nf4_mma", [256, 1536], [2, 2, 0], [("row_tile", 128), ("column_tile", 128)]),
-            nf4("nf4_mma", [8960, 1536], [1, 1, 0], [("row_tile", 64), ("column_tile", 64)]),
-            nf4("nf4_mma", [1536, 8960], [1, 0, 1], [("row_tile", 128), ("column_tile", 64)]),
-            nf4("nf4_skinny", [1536, 8960], [2, 0, 0], [("row_tiles", 1), ("early", 1)]),
-            nf4("nf4_skinny", [8960, 1536], [2, 1, 0], [("row_tiles", 2), ("early", 1)]),
-            nf4("nf4_skinny", [256, 1536], [1, 2, 0], [("row_tiles", 4), ("early", 0)]),
+            nf4("nf4_plain", [77, 35], [0, 2, 0], &[("lane_rows", 4)]),
+            nf4("nf4_plain", [77, 35], [1, 0, 1], &[("lane_rows", 1)]),
+            nf4("nf4_mma", [256, 1536], [2, 2, 0], &tiles([64, 64, 0, 1])),
+            nf4("nf4_mma", [8960, 1536], [1, 1, 0], &tiles([128, 128, 0, 1])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([128, 64, 0, 1])),
+            nf4("nf4_mma", [8960, 1536], [2, 1, 0], &tiles([256, 128, 2, 1])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([128, 128, 2, 8])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([64, 64, 0, 4])),
+            nf4("nf4_skinny", [1536, 8960], [2, 0, 0], &[("row_tiles", 1), ("early", 1)]),
+            nf4("nf4_skinny", [8960, 1536], [2, 1, 0], &[("row_tiles", 4), ("early", 1)]),
+            nf4("nf4_skinny", [256, 1536], [1, 2, 0], &[("row_tiles", 8), ("early", 0)]),
             rope(128, 2, 0),
             rope(6, 0, 1),
         ]
@@ -180,6 +187,8 @@ mod tests {
         let bf16 = source.param("dtype") == Some(2);
         match source.name {
             "gemm_wgmma" => arch.has_wgmma(),
+            "nf4_mma" if source.param("split") != Some(1) => arch.has_wgmma(),
+            "nf4_mma" if source.param("warpgroups") == Some(2) => arch.has_wgmma(),
             "gemm_skinny" | "nf4_skinny" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,
         }
@@ -213,7 +222,7 @@ mod tests {
         assert!(matches!(write(&many, arch, 108), Err(NoKernel::Wrong(_))));
         let odd = attention([8, 3, 2, 64], 2, [0, 0, 0, 1]);
         assert!(matches!(write(&odd, arch, 108), Err(NoKernel::Wrong(_))));
-        let across = nf4("nf4_mma", [64, 72], [2, 0, 0], [("row_tile", 64), ("column_tile", 64)]);
+        let across = nf4("nf4_mma", [64, 72], [2, 0, 0], &tiles([64, 64, 0, 1]));
         assert!(matches!(write(&across, arch, 108), Err(NoKernel::Wrong(_))));
         let unknown = Source { name: "tea", params: vec![] };
         assert!(matches!(write(&unknown, arch, 108), Err(NoKernel::Unsupported(_))));

@@ -4,7 +4,7 @@ use calor_device::{Layout, Offer, OfferArg, OfferWord, Site};
 use calor_ir::{DType, Op, ValueId};
 use calor_kernel::{Source, Unit};
 
-use super::{TURING, attrs, fits, results, rows};
+use super::{HOPPER, TURING, attrs, fits, results, rows};
 use crate::sources::{NF4_SKINNY_ROWS_MAX, type_number};
 
 /// One weight, and what is done with its product.
@@ -46,20 +46,37 @@ fn maker(cores: u32, it: &Product) -> (&'static str, Vec<(&'static str, i64)>) {
     if !known || !it.n.is_multiple_of(8) || !it.k.is_multiple_of(64) {
         return ("nf4_plain", vec![("lane_rows", if it.rows <= 16 { 1 } else { 4 })]);
     }
-    if cores != TURING && !it.transposed && it.rows <= NF4_SKINNY_ROWS_MAX {
+    let columns = it.parts * if it.transposed { it.k } else { it.n };
+    // Past 32 rows the form for few rows is best only where it needs no second wave of blocks.
+    let few = it.rows <= 32 || it.rows <= NF4_SKINNY_ROWS_MAX && columns <= 132 * 32;
+    if cores != TURING && !it.transposed && few {
         let row_tiles = it.rows.div_ceil(8).into();
         return ("nf4_skinny", vec![("row_tiles", row_tiles), ("early", it.early.into())]);
     }
-    let columns = it.parts * if it.transposed { it.k } else { it.n };
     let tiles =
         |high: u32, wide: u32| it.rows.div_ceil(high).saturating_mul(columns.div_ceil(wide));
-    // Measured on an H200: large tiles where there are several for each multiprocessor.
-    let (row_tile, column_tile) = match it.rows {
-        ..=128 => (64, 64),
-        _ if tiles(128, 128) < 300 => (128, 64),
-        _ => (128, 128),
+    // Measured on an H200: the largest tiles that leave no multiprocessor idle; where few are left,
+    // several blocks share the sum of one.
+    let steps = if it.transposed { it.n } else { it.k }.div_ceil(64);
+    let split = |tiles: u32, blocks_max: u32| {
+        let fits = |split: &u32| tiles.saturating_mul(*split) <= blocks_max && 2 * split <= steps;
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     };
-    ("nf4_mma", vec![("row_tile", row_tile), ("column_tile", column_tile)])
+    let (row_tile, column_tile, warpgroups, split) = match cores {
+        HOPPER if 128 < it.rows && 132 <= tiles(256, 128) => (256, 128, 2, 1),
+        HOPPER if 64 < it.rows => (128, 128, 2, split(tiles(128, 128), 132)),
+        HOPPER => (64, 64, 0, split(tiles(64, 64), 264)),
+        _ if 300 <= tiles(128, 128) => (128, 128, 0, 1),
+        _ if 64 <= tiles(128, 64) && 128 < it.rows => (128, 64, 0, 1),
+        _ => (64, 64, 0, 1),
+    };
+    let params = vec![
+        ("row_tile", row_tile),
+        ("column_tile", column_tile),
+        ("warpgroups", warpgroups),
+        ("split", split.into()),
+    ];
+    ("nf4_mma", params)
 }
 
 fn offer_of(site: &Site<'_>, cores: u32, form: u32, transposed: bool) -> Option<Offer> {
@@ -120,10 +137,11 @@ fn rows_choose_the_kernel_in_steps() {
         transposed: false,
         early: true,
     };
-    let of = |it: Product| maker(super::HOPPER, &it);
+    let of = |it: Product| maker(HOPPER, &it);
     assert_eq!(of(bf16), of(Product { rows: 8, ..bf16 }));
     assert_ne!(of(bf16), of(Product { rows: 9, ..bf16 }));
-    assert_eq!(of(Product { rows: 130, ..bf16 }), of(Product { rows: 1000, ..bf16 }));
+    assert_eq!(of(Product { rows: 500, ..bf16 }), of(Product { rows: 1000, ..bf16 }));
+    assert_ne!(of(Product { rows: 100, ..bf16 }), of(Product { rows: 500, ..bf16 }));
     assert_eq!(of(Product { rows: 2000, ..bf16 }), of(Product { rows: 8192, ..bf16 }));
     assert_eq!(of(Product { k: 4100, ..bf16 }).0, "nf4_plain");
     assert_eq!(of(Product { dtype: DType::F32, ..bf16 }).0, "nf4_plain");

@@ -1,11 +1,12 @@
-//! Products with weights of four bits: plain f32 arithmetic, `mma.sync` on tiles that are unpacked
-//! on the way, and the form for few rows that is made for reading weights at full bandwidth.
+//! Products with weights of four bits: plain f32 arithmetic, `mma.sync` or warpgroup products on
+//! tiles that are unpacked on the way, and the form for few rows that reads weights once.
 //!
 //! Parameters: `n` and `k` (extents of a weight), `dtype`, `form` (0 one product, 1 two weights
 //! under SwiGLU, 2 two products) and `transposed` (a flag). Then, for `nf4_plain`, `lane_rows`; for
-//! `nf4_mma`, `row_tile` and `column_tile`; for `nf4_skinny`, `row_tiles` of 8 and `early`
-//! (whether the weights are there before the program begins). The number of rows is not among
-//! them. Words and buffers are in `text/nf4.cu`.
+//! `nf4_mma`, `row_tile`, `column_tile`, `warpgroups` (0 is `mma.sync`) and `split` (blocks that
+//! share the sum of a tile); for `nf4_skinny`, `row_tiles` of 8 and `early` (whether the weights
+//! are there before the program begins). The number of rows is not among them. Words and buffers
+//! are in `text/nf4.cu`.
 
 use calor_ir::composite::nf4::CODEBOOK;
 use calor_kernel::Source;
@@ -74,7 +75,10 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
     let number = |name| param(source, name);
     let (values, form, text) = match source.name {
         "nf4_plain" => plain(&shape, number("lane_rows")?)?,
-        "nf4_mma" => mma(&shape, arch, number("row_tile")?, number("column_tile")?)?,
+        "nf4_mma" => {
+            let tile = [number("row_tile")?, number("column_tile")?, number("warpgroups")?];
+            mma(&shape, arch, tile, number("split")?)?
+        }
         _ => skinny(&shape, arch, sm_count.max(1), number("row_tiles")?, number("early")?)?,
     };
     Ok(finished(&shape, arch, values, form, text))
@@ -117,28 +121,41 @@ fn plain(shape: &Shape, lane_rows: u32) -> Result<Kind, NoKernel> {
     Ok((vec![("LANE_ROWS", lane_rows.into())], form, PLAIN))
 }
 
-fn mma(shape: &Shape, arch: Arch, rows: u32, columns: u32) -> Result<Kind, NoKernel> {
-    if !shape.fits_cores() || !matches!(rows, 64 | 128) || !matches!(columns, 64 | 128) {
+fn mma(shape: &Shape, arch: Arch, tile: [u32; 3], split: u32) -> Result<Kind, NoKernel> {
+    let [rows, columns, warpgroups] = tile;
+    // Warps below and beside each other, the part of one, stages, tiles of weights.
+    let (below, beside, part_rows, part_columns, stages, tiles) = match tile {
+        [64 | 128, 64 | 128, 0] => (2, columns / 32, rows / 2, 32, 3, 2),
+        [128 | 256, 128, 2] => (8, 1, rows / 8, 128, 4, 3),
+        _ => return Err(NoKernel::Wrong("there are no such tiles".into())),
+    };
+    let steps = if shape.transposed == 0 { shape.k } else { shape.n }.div_ceil(64);
+    if !shape.fits_cores() || !matches!(split, 1 | 2 | 4 | 8) || steps < split {
         return Err(NoKernel::Wrong("a product that does not fit the tensor cores".into()));
     }
-    if arch.major < 8 && shape.dtype != 1 {
-        return Err(NoKernel::Unsupported(format!("products of bf16 on {arch}")));
+    if arch.major < 9 && 1 < split {
+        return Err(NoKernel::Unsupported(format!("clusters on {arch}")));
     }
-    let stages = if arch.major < 8 { 2 } else { 3 };
-    let (below, beside) = (2, columns / 32);
+    if arch.major < 8 && shape.dtype != 1 || warpgroups != 0 && !arch.has_wgmma() {
+        return Err(NoKernel::Unsupported(format!("such products of weights on {arch}")));
+    }
+    let stages = if arch.major < 8 { 2 } else { stages };
     let values = vec![
-        ("WARPS_M", i64::from(below)),
+        ("WARPGROUPS", i64::from(warpgroups)),
+        ("WARPS_M", below.into()),
         ("WARPS_N", beside.into()),
-        ("WARP_ROWS", (rows / below).into()),
-        ("WARP_COLUMNS", 32),
+        ("WARP_ROWS", part_rows.into()),
+        ("WARP_COLUMNS", part_columns.into()),
         ("STAGES", stages.into()),
         ("BAND", 8),
+        ("SPLIT", split.into()),
     ];
-    let times = (shape.parts() * shape.columns()).div_ceil(columns);
+    let times = split * (shape.parts() * shape.columns()).div_ceil(columns);
     let x = Axis { word: Some(0), per: rows, times };
     let geometry = Geometry::Tiles([x, Axis::ONE, Axis::ONE]);
     let mut form = KernelForm::new("calor_nf4_mma", 32 * below * beside, geometry, 4);
-    form.shared_bytes = (stages * rows + 2 * columns) * 128;
+    let atom = if warpgroups == 0 { 0 } else { 1024 };
+    form.shared_bytes = (stages * rows + tiles * columns) * 128 + atom;
     form.align_bytes = 16;
     form.stride_words = vec![1, 2, 3];
     form.stride_align = 8;
@@ -163,15 +180,17 @@ fn skinny(
     let chunks = shape.k.div_ceil(128);
     let waste = |warps: u32| chunks.div_ceil(warps) * warps;
     let warps = [8, 7, 6, 5].into_iter().min_by_key(|it| waste(*it)).unwrap_or(8);
-    // One block for each multiprocessor, as far as the sums fit into registers; else small ones,
-    // so that all end together.
-    let most = match row_tiles {
-        1 => 96,
-        2..=4 => 80,
-        _ => 32,
+    // One block for each multiprocessor, as far as the sums fit into registers. Where they do not,
+    // blocks of few rows are small, so that all end together; others are large, since each of them
+    // reads all of x.
+    let (most, else_columns) = match row_tiles {
+        1 => (96, 16),
+        2 => (80, 16),
+        3 | 4 => (80, 80 / shape.parts() / 16 * 16),
+        _ => (32, 32 / shape.parts()),
     };
     let share = shape.n.div_ceil(sm_count).next_multiple_of(16);
-    let columns = if shape.parts() * share <= most { share } else { 16 };
+    let columns = if shape.parts() * share <= most { share } else { else_columns };
     let groups = shape.parts() * columns / 8;
     let steps = chunks.div_ceil(warps);
     let step_bytes = groups * warps * 640;

@@ -68,7 +68,9 @@ __device__ inline void unpack(unsigned (&to)[4], unsigned codes, float scale, co
 
 __device__ inline unsigned shared_address(const void* at) {
     unsigned address;
-    asm("{\n.reg .u64 s;\ncvta.to.shared.u64 s, %1;\ncvt.u32.u64 %0, s;\n}" : "=r"(address) : "l"(at));
+    asm("{\n.reg .u64 s;\ncvta.to.shared.u64 s, %1;\ncvt.u32.u64 %0, s;\n}"
+        : "=r"(address)
+        : "l"(at));
     return address;
 }
 
@@ -78,7 +80,8 @@ __device__ inline void copy_async(unsigned to, const void* from, bool there) {
 #if 800 <= __CUDA_ARCH__
     const int bytes = there ? BYTES : 0;
     if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                     ::"r"(to), "l"(from), "r"(bytes)
                      : "memory");
     else
         asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes)

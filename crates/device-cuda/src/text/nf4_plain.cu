@@ -22,7 +22,8 @@ extern "C" __global__ void __launch_bounds__(256) calor_nf4_plain(
 #if CALOR_FORM == 2
     Element* more_y,
 #endif
-    const __grid_constant__ Words words, const unsigned* live, const __grid_constant__ Rules rules) {
+    const __grid_constant__ Words words, const unsigned* live,
+    const __grid_constant__ Rules rules) {
     __shared__ float rows[DEPTH][ROWS + 1];
     __shared__ float weights[PARTS][DEPTH][COLUMNS + 1];
     let_next_start();

@@ -42,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) calor_nf4_skinny(
 #if CALOR_FORM == 2
     Element* more_y,
 #endif
-    const __grid_constant__ Words words, const unsigned* live, const __grid_constant__ Rules rules) {
+    const __grid_constant__ Words words, const unsigned* live,
+    const __grid_constant__ Rules rules) {
     extern __shared__ unsigned char shared[];
     __shared__ float book[16];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
