@@ -1,3 +1,5 @@
+//! NF4 against its definition, and against what bitsandbytes stored. Not the kernels.
+
 use std::path::PathBuf;
 
 use rand_core::{Rng, SeedableRng};
