@@ -151,7 +151,7 @@ mod tests {
     }
 
     /// One of each kind, with the forms that models have.
-    fn samples() -> Vec<Source> {
+    pub(super) fn samples() -> Vec<Source> {
         vec![
             product("gemm_plain", [300, 77, 35], 0, [2, 1, 1]),
             product("gemm_mma", [512, 3072, 768], 1, [2, 1, 0]),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use calor_kernel::{Source, Unit};
 
-use super::write;
+use super::{tests::samples, write};
 use crate::arch::Arch;
 
 /// Parameters and their values.
@@ -137,5 +137,15 @@ fn keys_are_equal_where_texts_are() {
             assert_eq!(hinted, !hints.is_empty() && !digests.is_empty(), "{name} on {arch}");
         }
         assert!(1000 < written_count);
+    }
+}
+
+#[test]
+fn every_source_has_a_grid() {
+    for source in samples() {
+        let grid = GRIDS.iter().find(|(name, ..)| *name == source.name);
+        let names: Option<Vec<&str>> = grid.map(|(_, it, _)| it.iter().map(|it| it.0).collect());
+        let params: Vec<&str> = source.params.iter().map(|it| it.0).collect();
+        assert_eq!(names, Some(params), "parameters of `{}`, in order", source.name);
     }
 }
