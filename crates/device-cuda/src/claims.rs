@@ -7,8 +7,10 @@ mod experts;
 mod few_rows;
 mod gate;
 mod linear;
+mod nf4;
 mod norm;
 mod pool;
+mod rope;
 mod splade;
 mod top_k;
 
@@ -46,6 +48,18 @@ macro_rules! table {
             },
             Claim { composite: &composite::gate::GATE, offer: gate::offer },
             Claim { composite: &composite::top_k::TOP_K, offer: top_k::offer },
+            Claim { composite: &composite::nf4_linear::NF4_LINEAR, offer: nf4::offer::<$cores> },
+            Claim {
+                composite: &composite::nf4_linear_transposed::NF4_LINEAR_TRANSPOSED,
+                offer: nf4::offer_transposed::<$cores>,
+            },
+            Claim {
+                composite: &composite::nf4_swiglu::NF4_SWIGLU,
+                offer: nf4::offer_swiglu::<$cores>,
+            },
+            Claim { composite: &composite::nf4_pair::NF4_PAIR, offer: nf4::offer_pair::<$cores> },
+            Claim { composite: &composite::rope::ROPE, offer: rope::offer },
+            Claim { composite: &composite::rope::ROPE_INVERSE, offer: rope::offer_inverse },
         ];
     };
 }

@@ -5,9 +5,13 @@ mod experts;
 mod few_rows;
 mod finish;
 mod gate;
+#[cfg(test)]
+mod keys;
+mod nf4;
 mod norm;
 mod pool;
 mod product;
+mod rope;
 mod splade;
 
 use calor_ir::DType;
@@ -21,6 +25,7 @@ pub(crate) use experts::EXPERT_COUNT_MAX;
 pub(crate) use few_rows::{ROWS_MAX as SKINNY_ROWS_MAX, folded_bytes};
 pub(crate) use finish::finish;
 pub(crate) use gate::LANE_COUNT;
+pub(crate) use nf4::NF4_SKINNY_ROWS_MAX;
 pub(crate) use norm::is_len as is_norm_len;
 pub(crate) use norm::{ROWS_FEW as NORM_ROWS_FEW, TERMS_MAX as NORM_TERMS_MAX};
 pub(crate) use pool::{KINDS as POOL_KINDS, LEN_MAX as POOL_LEN_MAX};
@@ -86,6 +91,8 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "splade" => splade::write(source, arch, sm_count),
         "gate" => gate::gate(source, arch),
         "top_k" => gate::top_k(source, arch),
+        "nf4_plain" | "nf4_mma" | "nf4_skinny" => nf4::write(source, arch, sm_count),
+        "rope" => rope::write(source, arch),
         name => Err(NoKernel::Unsupported(format!("the source `{name}`"))),
     }
 }
@@ -120,8 +127,13 @@ mod tests {
     /// A product for few rows with its norm folded in.
     fn folded(extents: [i64; 3], activation: i64, [norm, normed]: [i64; 2]) -> Source {
         let mut source = product("gemm_skinny", extents, 2, [activation, 0, 0]);
-        source.params.retain(|(name, _)| !["norm", "normed"].contains(name));
-        source.params.extend([("norm", norm), ("normed", normed)]);
+        for (name, value) in &mut source.params {
+            match *name {
+                "norm" => *value = norm,
+                "normed" => *value = normed,
+                _ => {}
+            }
+        }
         source
     }
 
@@ -196,8 +208,30 @@ mod tests {
         Source { name: "gate", params }
     }
 
+    fn nf4(
+        name: &'static str,
+        [n, k]: [i64; 2],
+        of: [i64; 3],
+        more: &[(&'static str, i64)],
+    ) -> Source {
+        let [dtype, form, transposed] = of;
+        let mut params =
+            vec![("n", n), ("k", k), ("dtype", dtype), ("form", form), ("transposed", transposed)];
+        params.extend(more);
+        Source { name, params }
+    }
+
+    fn tiles([rows, columns, warpgroups, split]: [i64; 4]) -> [(&'static str, i64); 4] {
+        [("row_tile", rows), ("column_tile", columns), ("warpgroups", warpgroups), ("split", split)]
+    }
+
+    fn rope(d: i64, dtype: i64, interleaved: i64) -> Source {
+        let params = vec![("d", d), ("dtype", dtype), ("interleaved", interleaved)];
+        Source { name: "rope", params }
+    }
+
     /// One of each kind, with the forms that models have.
-    fn samples() -> Vec<Source> {
+    pub(super) fn samples() -> Vec<Source> {
         vec![
             product("gemm_plain", [300, 77, 35], 0, [2, 1, 1]),
             product("gemm_mma", [512, 3072, 768], 1, [2, 1, 0]),
@@ -235,6 +269,19 @@ mod tests {
             splade([4096, 30522, 768], 0),
             gate(),
             Source { name: "top_k", params: vec![("e", 8), ("k", 4)] },
+            nf4("nf4_plain", [77, 35], [0, 2, 0], &[("lane_rows", 4)]),
+            nf4("nf4_plain", [77, 35], [1, 0, 1], &[("lane_rows", 1)]),
+            nf4("nf4_mma", [256, 1536], [2, 2, 0], &tiles([64, 64, 0, 1])),
+            nf4("nf4_mma", [8960, 1536], [1, 1, 0], &tiles([128, 128, 0, 1])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([128, 64, 0, 1])),
+            nf4("nf4_mma", [8960, 1536], [2, 1, 0], &tiles([256, 128, 2, 1])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([128, 128, 2, 8])),
+            nf4("nf4_mma", [1536, 8960], [1, 0, 1], &tiles([64, 64, 0, 4])),
+            nf4("nf4_skinny", [1536, 8960], [2, 0, 0], &[("row_tiles", 1), ("early", 1)]),
+            nf4("nf4_skinny", [8960, 1536], [2, 1, 0], &[("row_tiles", 4), ("early", 1)]),
+            nf4("nf4_skinny", [256, 1536], [1, 2, 0], &[("row_tiles", 8), ("early", 0)]),
+            rope(128, 2, 0),
+            rope(6, 0, 1),
         ]
     }
 
@@ -243,7 +290,9 @@ mod tests {
         let bf16 = ["dtype", "in", "out"].iter().any(|it| source.param(it) == Some(2));
         match source.name {
             "gemm_wgmma" | "splade" => arch.has_wgmma(),
-            "gemm_skinny" | "experts" => 8 <= arch.major,
+            "nf4_mma" if source.param("split") != Some(1) => arch.has_wgmma(),
+            "nf4_mma" if source.param("warpgroups") == Some(2) => arch.has_wgmma(),
+            "gemm_skinny" | "nf4_skinny" | "experts" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,
         }
     }
@@ -276,6 +325,8 @@ mod tests {
         assert!(matches!(write(&many, arch, 108), Err(NoKernel::Wrong(_))));
         let odd = attention([8, 3, 2, 64], 2, [0, 0, 0, 1]);
         assert!(matches!(write(&odd, arch, 108), Err(NoKernel::Wrong(_))));
+        let across = nf4("nf4_mma", [64, 72], [2, 0, 0], &tiles([64, 64, 0, 1]));
+        assert!(matches!(write(&across, arch, 108), Err(NoKernel::Wrong(_))));
         let unknown = Source { name: "tea", params: vec![] };
         assert!(matches!(write(&unknown, arch, 108), Err(NoKernel::Unsupported(_))));
     }

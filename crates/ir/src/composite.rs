@@ -15,6 +15,11 @@ pub mod gelu;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
+pub mod nf4;
+pub mod nf4_linear;
+pub mod nf4_linear_transposed;
+pub mod nf4_pair;
+pub mod nf4_swiglu;
 pub mod pool;
 pub mod pool_eos;
 pub mod quick_gelu;
@@ -44,7 +49,12 @@ pub static COMPOSITES: &[&Composite] = &[
     &swiglu::SWIGLU,
     &linear::LINEAR,
     &gated_linear::GATED_LINEAR,
+    &nf4_linear::NF4_LINEAR,
+    &nf4_linear_transposed::NF4_LINEAR_TRANSPOSED,
+    &nf4_swiglu::NF4_SWIGLU,
+    &nf4_pair::NF4_PAIR,
     &rope::ROPE,
+    &rope::ROPE_INVERSE,
     &embedding::EMBEDDING,
     &attention::ATTENTION,
     &pool::POOL,
@@ -79,6 +89,7 @@ pub static VOCABULARY: &[&str] = &[
     "max",
     "mean",
     "min",
+    "n",
     "none",
     "quick_gelu",
     "relu",

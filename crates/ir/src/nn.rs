@@ -12,10 +12,15 @@ use crate::composite::gated_linear::GATED_LINEAR;
 use crate::composite::l2_normalize::L2_NORMALIZE;
 use crate::composite::layer_norm::LAYER_NORM;
 use crate::composite::linear::LINEAR;
+pub use crate::composite::nf4::Nf4Weight;
+use crate::composite::nf4_linear::NF4_LINEAR;
+use crate::composite::nf4_linear_transposed::NF4_LINEAR_TRANSPOSED;
+use crate::composite::nf4_pair::NF4_PAIR;
+use crate::composite::nf4_swiglu::NF4_SWIGLU;
 use crate::composite::pool::POOL;
 use crate::composite::pool_eos::POOL_EOS;
 use crate::composite::rms_norm::RMS_NORM;
-use crate::composite::rope::ROPE;
+use crate::composite::rope::{ROPE, ROPE_INVERSE};
 use crate::composite::softmax::SOFTMAX;
 use crate::composite::splade_pool::SPLADE_POOL;
 use crate::composite::top_k::TOP_K;
@@ -146,6 +151,73 @@ impl RopeStyle {
 pub fn rope(g: &mut Graph, x: ValueId, positions: ValueId, theta: f64, style: RopeStyle) -> Layer {
     let attrs = Attrs::NONE.float("theta", theta).word("style", style.word());
     g.call(&ROPE, attrs, &[x, positions])
+}
+
+/// Heads turned back by their position: the way of gradients through [`rope`].
+///
+/// Shapes: `x: [t, h, d]`, `positions: i32 [t]`, result `[t, h, d]`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn rope_inverse(
+    g: &mut Graph,
+    x: ValueId,
+    positions: ValueId,
+    theta: f64,
+    style: RopeStyle,
+) -> Layer {
+    let attrs = Attrs::NONE.float("theta", theta).word("style", style.word());
+    g.call(&ROPE_INVERSE, attrs, &[x, positions])
+}
+
+/// `x · wᵀ` for a weight `[n, k]` of four bits an element.
+///
+/// Shapes: `x: [.., k]`, result `[.., n]`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn nf4_linear(g: &mut Graph, x: ValueId, w: Nf4Weight, n: usize) -> Layer {
+    g.call(&NF4_LINEAR, Attrs::NONE.int("n", n as i64), &[x, w.codes, w.scales])
+}
+
+/// `x · w` for a weight `[n, k]` of four bits an element: the way of gradients through
+/// [`nf4_linear`].
+///
+/// Shapes: `x: [.., n]`, result `[.., k]`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn nf4_linear_transposed(g: &mut Graph, x: ValueId, w: Nf4Weight, k: usize) -> Layer {
+    g.call(&NF4_LINEAR_TRANSPOSED, Attrs::NONE.int("k", k as i64), &[x, w.codes, w.scales])
+}
+
+/// `silu(x · gateᵀ) · (x · upᵀ)` for weights `[n, k]` of four bits an element.
+///
+/// Shapes: `x: [.., k]`, result `[.., n]`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn nf4_swiglu(g: &mut Graph, x: ValueId, gate: Nf4Weight, up: Nf4Weight, n: usize) -> Layer {
+    let inputs = [x, gate.codes, gate.scales, up.codes, up.scales];
+    g.call(&NF4_SWIGLU, Attrs::NONE.int("n", n as i64), &inputs)
+}
+
+/// `x · aᵀ` and `x · bᵀ` for weights `[n, k]` of four bits an element.
+///
+/// Shapes: `x: [.., k]`, results `[.., n]`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn nf4_pair(
+    g: &mut Graph,
+    x: ValueId,
+    a: Nf4Weight,
+    b: Nf4Weight,
+    n: usize,
+) -> Result<[ValueId; 2], GraphError> {
+    let inputs = [x, a.codes, a.scales, b.codes, b.scales];
+    let results = g.composite(&NF4_PAIR, Attrs::NONE.int("n", n as i64), &inputs)?;
+    Ok([results[0], results[1]])
 }
 
 /// Which keys each query row attends to, and how scores are formed.

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
+mod baked;
 pub mod bench;
 mod decoder;
 mod golden;
 mod large;
+mod nf4;
 mod outside;
 mod partly;
 pub mod parts;
@@ -13,9 +15,11 @@ pub mod pipeline;
 mod rows;
 pub mod weights;
 
+pub use baked::check_baked_values;
 pub use decoder::check_decoders;
 pub use golden::Golden;
 pub use large::{check_attention, check_experts, check_gates, check_products, check_splade};
+pub use nf4::check_nf4;
 pub use outside::sealed_runs;
 pub use partly::check_partly_filled;
 pub use rows::{check_norms, check_pools};

@@ -29,6 +29,7 @@ use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
+use calor_suite::{check_baked_values, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
 use calor_suite::{parts, sealed_runs, weights};
 use calor_telemetry::clock::Stopwatch;
@@ -274,6 +275,8 @@ fn checks<'a>(
         ("large.experts", Box::new(move || check_experts(driver))),
         ("large.splade", Box::new(move || check_splade(driver))),
         ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
+        ("large.nf4", Box::new(move || check_nf4(driver))),
+        ("keys.baked_values", Box::new(move || check_baked_values(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),
         ("cases.weights", Box::new(form(Form::Weights))),

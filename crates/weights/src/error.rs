@@ -4,7 +4,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{dtype::Dtype, source::Attempt};
+use crate::{dtype::Dtype, nf4::Nf4Problem, source::Attempt};
 
 /// Why weights could not be found, read, checked or kept.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +145,14 @@ pub enum WeightsError {
         tensor: String,
         /// Its type.
         dtype: Dtype,
+    },
+    /// The tensor is not one of four bits an element, or a relative that is not read.
+    #[error("tensor `{tensor}`: {problem}")]
+    Nf4 {
+        /// The stored name.
+        tensor: String,
+        /// What is wrong with it.
+        problem: Nf4Problem,
     },
     /// The model needs a tensor that the checkpoint lacks.
     #[error("{}: no tensor for `{tensor}`; looked for {candidates:?}", path.display())]

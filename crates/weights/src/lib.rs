@@ -16,6 +16,7 @@ mod digest;
 mod dtype;
 mod error;
 mod names;
+pub mod nf4;
 mod sentence;
 pub mod source;
 mod store;
@@ -30,6 +31,7 @@ pub use config::{
 pub use digest::digest_of;
 pub use dtype::Dtype;
 pub use error::{FieldProblem, RangeProblem, WeightsError};
+pub use nf4::{Nf4, Nf4Problem};
 pub use sentence::{Pooling, SentenceConfig};
 pub use source::{Attempt, Outcome, Progress, ProgressStep, Source, Staging};
 pub use store::{Manifest, Pulled, Store, StoreOptions};

@@ -32,6 +32,15 @@ type Row = (&'static str, &'static [&'static str], Role);
 pub(crate) static PREFIXES: &[&str] =
     &["", "bert.", "roberta.", "longformer.", "distilbert.", "mpnet.", "model.", "encoder."];
 
+/// Endings of what lies beside a weight of four bits an element.
+pub(crate) mod nf4 {
+    pub(crate) const ABSMAX: &str = ".absmax";
+    pub(crate) const QUANT_MAP: &str = ".quant_map";
+    pub(crate) const NESTED_ABSMAX: &str = ".nested_absmax";
+    pub(crate) const NESTED_MAP: &str = ".nested_quant_map";
+    pub(crate) const STATE: &str = ".quant_state.bitsandbytes__nf4";
+}
+
 use Role::*;
 
 // tidy: table

@@ -20,8 +20,29 @@ pub static ROPE: Composite = Composite {
     name: "rope",
     about: "pairs of each head rotated by an angle that grows with the position",
     meaning: Meaning::Expand(expand),
-    cases,
+    cases: || cases(&ROPE),
 };
+
+/// Turns pairs back: the inverse of [`ROPE`], and since a rotation's inverse is its transpose,
+/// also the way of gradients through it.
+///
+/// Attributes and shapes as those of [`ROPE`].
+pub static ROPE_INVERSE: Composite = Composite {
+    name: "rope_inverse",
+    about: "pairs of each head rotated back by the angle of their position",
+    meaning: Meaning::Expand(expand_inverse),
+    cases: || cases(&ROPE_INVERSE),
+};
+
+fn expand_inverse(
+    g: &mut Graph,
+    attrs: &Attrs,
+    inputs: &[ValueId],
+) -> Result<Vec<ValueId>, GraphError> {
+    let [x, positions] = exactly(g, ROPE_INVERSE.name, inputs)?;
+    let back = g.unary(Unary::Neg, positions)?;
+    g.composite(&ROPE, attrs.clone(), &[x, back])
+}
 
 fn expand(g: &mut Graph, attrs: &Attrs, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
     let op = ROPE.name;
@@ -79,7 +100,7 @@ fn angles(
     g.binary(Binary::Mul, positions, frequencies)
 }
 
-fn cases() -> Vec<OpCase> {
+fn cases(composite: &'static Composite) -> Vec<OpCase> {
     let mut out = Vec::new();
     for style in ["half", "interleaved"] {
         let attrs = Attrs::NONE.float("theta", 10_000.0).word("style", style);
@@ -88,13 +109,30 @@ fn cases() -> Vec<OpCase> {
             let x = case.random("x", DType::F32, &[t, h, d]);
             let counts: Vec<i32> = (0..t as i32).map(|it| (it * 11) % 40).collect();
             let positions = case.indices("positions", &counts);
-            out.push(case.of(&ROPE, attrs.clone(), &[x, positions]));
+            out.push(case.of(composite, attrs.clone(), &[x, positions]));
         }
     }
     let mut case = CaseBuilder::new("another theta, bf16").tolerance(2e-2);
     let x = case.random("x", DType::BF16, &[4, 2, 4]);
     let positions = case.indices("positions", &[0, 1, 2, 3]);
     let attrs = Attrs::NONE.float("theta", 1e6).word("style", "half");
-    out.push(case.of(&ROPE, attrs, &[x, positions]));
+    out.push(case.of(composite, attrs, &[x, positions]));
     out
+}
+
+#[test]
+fn back_is_where_it_came_from() {
+    for style in ["half", "interleaved"] {
+        let mut case = CaseBuilder::new(style);
+        let x = case.random("x", DType::F64, &[4, 2, 6]);
+        let positions = case.indices("positions", &[0, 1, 7, 300]);
+        let attrs = Attrs::NONE.float("theta", 500.0).word("style", style);
+        let turned = case.graph.call(&ROPE, attrs.clone(), &[x, positions]).unwrap();
+        let back = case.graph.call(&ROPE_INVERSE, attrs, &[turned, positions]);
+        let case = case.finish(back.map(|it| vec![it]));
+        let got = crate::oracle::eval(&case.graph, &case.inputs).unwrap();
+        for (got, want) in got.outputs[0].data.iter().zip(&case.inputs[0].data) {
+            assert!((got - want).abs() < 1e-12, "{style}: {got} {want}");
+        }
+    }
 }
