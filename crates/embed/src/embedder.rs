@@ -165,6 +165,17 @@ impl CheckpointEmbedder {
         self.text.as_ref()
     }
 
+    /// Ids that the text tower knows: those below.
+    pub fn vocab_count(&self) -> usize {
+        self.vocab_count
+    }
+
+    /// Elements of an image's pixels, if the checkpoint has a vision tower.
+    pub fn image_element_count(&self) -> Option<usize> {
+        let config = self.image.as_ref()?.config();
+        Some(config.channel_count * config.image_len * config.image_len)
+    }
+
     /// How rows become a vector.
     pub fn pooling(&self) -> Pooling {
         self.pooling

@@ -19,7 +19,7 @@ use crate::tensor_file::{DigestRule, TensorFile};
 use crate::tower::{RULE, device_error, graph_error};
 
 /// Batch sizes that have a program.
-pub(crate) const BATCH_SIZES: [usize; 4] = [1, 4, 16, 64];
+pub(crate) const BATCH_SIZES: [usize; 5] = [1, 4, 16, 32, 64];
 
 /// A mixture of experts on a device.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod golden;
 mod large;
 mod nf4;
 mod outside;
+pub mod parity;
 mod partly;
 pub mod parts;
 pub mod pipeline;

@@ -11,6 +11,7 @@ use crate::fuser::FuseMoE;
 use crate::fusion::FUSION_SEED_DEFAULT;
 use crate::hdc::{HdcEncoder, HdcMode};
 use crate::model_id::ModelId;
+use crate::profile::Need;
 use crate::programs::Programs;
 use crate::slots::NeuralModel;
 use crate::temporal::TemporalPositional;
@@ -24,11 +25,17 @@ impl PipelineCore {
     /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
     pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
         let mut core = Self::unloaded(build, options)?;
-        for model_id in core.options.models.clone() {
-            if !core.is_loaded(model_id) {
-                core.load(model_id)?;
-            }
-        }
+        let (lane, options) = (core.lane, &core.options);
+        // Checkpoints do not wait for each other's files and tokenizers.
+        let opened: Vec<EmbeddingResult<NeuralModel>> = std::thread::scope(|scope| {
+            let open = |need: Need| scope.spawn(move || NeuralModel::open(lane, need, options));
+            let threads: Vec<_> =
+                options.profile.needs(&options.models).into_iter().map(open).collect();
+            let lost = || EmbeddingError::InternalError { place: "opening", source: None };
+            threads.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(lost()))).collect()
+        });
+        core.neural = opened.into_iter().collect::<EmbeddingResult<_>>()?;
+        core.loaded = core.options.models.iter().copied().collect();
         Ok(core)
     }
 
