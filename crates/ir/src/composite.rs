@@ -17,15 +17,18 @@ pub mod layer_norm;
 pub mod linear;
 pub mod pool;
 pub mod pool_eos;
+pub mod quantize_rows;
 pub mod quick_gelu;
 pub mod relu;
 pub mod rms_norm;
 pub mod rope;
+pub mod scaled_linear;
 pub mod silu;
 pub mod softmax;
 pub mod sort;
 pub mod splade_pool;
 pub mod swiglu;
+pub mod tf32_linear;
 pub mod top_k;
 
 use crate::case::OpCase;
@@ -44,6 +47,10 @@ pub static COMPOSITES: &[&Composite] = &[
     &swiglu::SWIGLU,
     &linear::LINEAR,
     &gated_linear::GATED_LINEAR,
+    &tf32_linear::TF32_LINEAR,
+    &quantize_rows::QUANTIZE_ROWS,
+    &scaled_linear::FP8_LINEAR,
+    &scaled_linear::INT8_LINEAR,
     &rope::ROPE,
     &embedding::EMBEDDING,
     &attention::ATTENTION,
@@ -61,16 +68,22 @@ pub static COMPOSITES: &[&Composite] = &[
 /// Every attribute name and every word that a composite knows; texts may use no other.
 pub static VOCABULARY: &[&str] = &[
     "activation",
+    "bf16",
     "bias",
     "chunk",
+    "codes",
     "eos",
     "eps",
     "erf",
     "extra",
+    "f16",
+    "f32",
+    "f8e4m3",
     "first",
     "gelu",
     "gelu_tanh",
     "half",
+    "i8",
     "interleaved",
     "k",
     "kind",
@@ -80,6 +93,7 @@ pub static VOCABULARY: &[&str] = &[
     "mean",
     "min",
     "none",
+    "out",
     "quick_gelu",
     "relu",
     "scale",
