@@ -3,6 +3,7 @@
 mod attention;
 mod finish;
 mod product;
+mod quantize;
 
 use calor_ir::DType;
 use calor_kernel::{Activation, Source};
@@ -13,6 +14,7 @@ use crate::form::KernelForm;
 pub(crate) use attention::{CORE_SIZES as ATTENTION_CORE_SIZES, SIZE_MAX as ATTENTION_SIZE_MAX};
 pub(crate) use finish::finish;
 pub(crate) use product::SKINNY_ROWS_MAX;
+pub(crate) use quantize::QUANTIZED_LEN_MAX;
 
 /// Text, and the form that lacks only its machine code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,12 @@ pub(crate) fn type_number(dtype: DType) -> Option<u32> {
     }
 }
 
+/// Number of codes in int8, as [`type_number`].
+pub(crate) const INT8: u32 = 3;
+
+/// Number of codes in fp8, as [`type_number`].
+pub(crate) const E4M3: u32 = 4;
+
 /// Number that stands for an activation in kernel text.
 pub(crate) fn activation_number(activation: Activation) -> u32 {
     match activation {
@@ -65,6 +73,7 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "gemm_plain" | "gemm_mma" | "gemm_wgmma" | "gemm_skinny" => {
             product::write(source, arch, sm_count)
         }
+        "quantize_rows" => quantize::write(source, arch),
         name => Err(NoKernel::Unsupported(format!("the source `{name}`"))),
     }
 }
@@ -103,6 +112,18 @@ mod tests {
         Source { name, params }
     }
 
+    /// A product of codes of one byte with a result in bf16.
+    fn scaled(name: &'static str, sizes: [i64; 3], codes: u32, rest: [i64; 3]) -> Source {
+        let mut source = product(name, sizes, codes.into(), rest);
+        source.params.push(("out", 2));
+        source
+    }
+
+    fn quantize(k: i64, dtype: i64, codes: u32) -> Source {
+        let params = vec![("k", k), ("dtype", dtype), ("codes", codes.into())];
+        Source { name: "quantize_rows", params }
+    }
+
     fn attention([rows, heads, kv_heads, d]: [i64; 4], dtype: i64, flags: [i64; 4]) -> Source {
         let [extra, bias, lse, cores] = flags;
         let params = vec![
@@ -132,6 +153,13 @@ mod tests {
             product("gemm_wgmma", [256, 768, 3072], 1, [0, 1, 1]),
             product("gemm_skinny", [32, 3072, 768], 2, [2, 1, 0]),
             product("gemm_skinny", [8, 768, 3072], 1, [0, 1, 1]),
+            product("gemm_mma", [512, 3072, 768], 0, [2, 1, 1]),
+            scaled("gemm_mma", [512, 3072, 768], INT8, [2, 1, 0]),
+            scaled("gemm_mma", [64, 768, 3072], E4M3, [0, 1, 1]),
+            scaled("gemm_wgmma", [4096, 2304, 768], E4M3, [0, 1, 0]),
+            scaled("gemm_wgmma", [256, 768, 3072], E4M3, [2, 1, 1]),
+            quantize(1024, 2, E4M3),
+            quantize(3080, 1, INT8),
             attention([300, 4, 2, 72], 0, [1, 1, 1, 0]),
             attention([32, 12, 12, 64], 2, [0, 0, 0, 1]),
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
@@ -142,8 +170,12 @@ mod tests {
 
     /// Whether an architecture has what the source asks for: a claim would not offer it else.
     fn is_offered(source: &Source, arch: Arch) -> bool {
-        let bf16 = source.param("dtype") == Some(2);
+        let number = |name| source.param(name).and_then(|it| u32::try_from(it).ok());
+        let bf16 = number("dtype") == Some(2);
         match source.name {
+            "gemm_mma" if number("dtype") == Some(E4M3) => arch.has_fp8(),
+            "gemm_mma" if number("dtype") != Some(1) => 8 <= arch.major,
+            "quantize_rows" if number("codes") == Some(E4M3) => arch.has_fp8(),
             "gemm_wgmma" => arch.has_wgmma(),
             "gemm_skinny" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,

@@ -10,17 +10,17 @@ use crate::sources::{SKINNY_ROWS_MAX, activation_number, type_number};
 
 /// Who computes a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Maker {
-    Library,
+pub(super) enum Maker {
+    Library { tf32: bool },
     Source(&'static str),
 }
 
 /// What decides who computes a product.
 #[derive(Clone, Copy, Debug)]
-struct Product {
+pub(super) struct Product {
     rows: u32,
-    n: u32,
-    k: u32,
+    pub(super) n: u32,
+    pub(super) k: u32,
     dtype: DType,
     activation: Activation,
     residual: bool,
@@ -50,16 +50,20 @@ fn maker(cores: u32, library: bool, it: &Product) -> Maker {
     let wide = 4096 <= it.rows && it.n.is_multiple_of(192);
     match (known && aligned, cores == HOPPER, library) {
         (true, true, true) if !fused || wide => Maker::Source("gemm_wgmma"),
-        (_, _, true) => Maker::Library,
+        (_, _, true) => Maker::Library { tf32: false },
         (true, true, false) => Maker::Source("gemm_wgmma"),
         (true, false, false) => Maker::Source("gemm_mma"),
         (false, _, false) => Maker::Source("gemm_plain"),
     }
 }
 
+pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> Option<Offer> {
+    product(site, &|it| Some(maker(CORES, LIBRARY, it)))
+}
+
 /// A product with bias and activation, and the addition that follows if nothing else reads the
 /// result.
-pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> Option<Offer> {
+pub(super) fn product(site: &Site<'_>, maker: &dyn Fn(&Product) -> Option<Maker>) -> Option<Offer> {
     let (x, w, bias) = match *site.inputs() {
         [x, w] => (x, w, None),
         [x, w, bias] => (x, w, Some(bias)),
@@ -97,13 +101,14 @@ pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> O
             None => OfferWord::Fixed(0),
         },
     ];
-    let unit = match maker(CORES, LIBRARY, &product) {
-        Maker::Library => {
+    let unit = match maker(&product)? {
+        Maker::Library { tf32 } => {
             // The claims are the same for a generation, so the workspace is the largest.
             args.push(OfferArg::Workspace { bytes: workspace_bytes(9) });
             let bias = bias.is_some();
-            let packed = false;
-            Unit::Call(Call::Gemm { rows: m, n, k, dtype, bias, activation, residual, packed })
+            let (rows, packed) = (m, false);
+            let gemm = Call::Gemm { rows, n, k, dtype, tf32, bias, activation, residual, packed };
+            Unit::Call(gemm)
         }
         Maker::Source(name) => {
             if name == "gemm_skinny" {
@@ -128,13 +133,13 @@ pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> O
 
 /// An addition to a layer's result.
 #[derive(Clone, Copy)]
-struct Added {
-    node: NodeId,
-    other: ValueId,
-    sum: ValueId,
+pub(super) struct Added {
+    pub(super) node: NodeId,
+    pub(super) other: ValueId,
+    pub(super) sum: ValueId,
 }
 
-fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
+pub(super) fn residual(site: &Site<'_>, y: ValueId) -> Option<Added> {
     let (node, Prim::Binary(Binary::Add)) = site.only_user(y)? else { return None };
     let user = site.graph().node(node);
     let other = match user.inputs[..] {
@@ -157,19 +162,20 @@ fn products_go_to_who_measured_best() {
     };
     let (gelu, none) = (Activation::Gelu, Activation::None);
     let bf16 = DType::BF16;
-    let hopper = |library, it: Product| maker(HOPPER, library, &it);
+    let library = Maker::Library { tf32: false };
+    let hopper = |library: bool, it: Product| maker(HOPPER, library, &it);
     let small = product(32, 4096, 1024, bf16, gelu, false);
     assert_eq!(hopper(true, small), Maker::Source("gemm_skinny"));
     let wide = product(2048, 3072, 768, bf16, gelu, false);
     assert_eq!(hopper(true, wide), Maker::Source("gemm_wgmma"));
     let added = product(2048, 768, 3072, bf16, none, true);
-    assert_eq!(hopper(true, added), Maker::Library);
+    assert_eq!(hopper(true, added), library);
     assert_eq!(hopper(false, added), Maker::Source("gemm_wgmma"));
     let exact = product(2048, 768, 3072, DType::F32, none, true);
-    assert_eq!(hopper(true, exact), Maker::Library);
+    assert_eq!(hopper(true, exact), library);
     assert_eq!(hopper(false, exact), Maker::Source("gemm_plain"));
     let odd = product(2048, 771, 3072, bf16, none, true);
     assert_eq!(hopper(false, odd), Maker::Source("gemm_plain"));
-    assert_eq!(maker(TURING, true, &small), Maker::Library);
+    assert_eq!(maker(TURING, true, &small), library);
     assert_eq!(maker(super::AMPERE, false, &wide), Maker::Source("gemm_mma"));
 }

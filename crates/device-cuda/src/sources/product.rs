@@ -2,11 +2,12 @@
 //! rows that is made for reading weights at full bandwidth.
 //!
 //! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (a flag) and `rows`
-//! (most rows). Words and buffers are those of `Call::Gemm` without packing or workspace.
+//! (most rows). Words and buffers are those of `Call::Gemm` without packing or workspace. Of
+//! codes of one byte `out` is the type of the result, and scales follow the weights.
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{E4M3, INT8, NoKernel, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Extent, Geometry, KernelForm, MapForm};
 
@@ -27,6 +28,8 @@ struct Shape {
     n: u32,
     k: u32,
     dtype: u32,
+    /// Type of the result.
+    out: u32,
     activation: u32,
     bias: u32,
     residual: u32,
@@ -35,7 +38,17 @@ struct Shape {
 
 impl Shape {
     fn buffers(&self) -> u32 {
-        3 + self.bias + self.residual
+        3 + 2 * u32::from(self.is_scaled()) + self.bias + self.residual
+    }
+
+    /// Whether rows and weights are codes of one byte.
+    fn is_scaled(&self) -> bool {
+        matches!(self.dtype, INT8 | E4M3)
+    }
+
+    /// Whether rows of A, W and C are whole pieces of 16 bytes.
+    fn is_whole(&self) -> bool {
+        self.n.is_multiple_of(8) && self.k.is_multiple_of(if self.is_scaled() { 16 } else { 8 })
     }
 
     /// The macros that all texts have.
@@ -54,22 +67,30 @@ impl Shape {
 
 pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     let number = |name| param(source, name);
+    let dtype = number("dtype")?;
     let shape = Shape {
         n: number("n")?,
         k: number("k")?,
-        dtype: number("dtype")?,
+        dtype,
+        out: if dtype < INT8 { dtype } else { number("out")? },
         activation: number("activation")?,
         bias: number("bias")?,
         residual: number("residual")?,
         rows: number("rows")?,
     };
     let zero = shape.n == 0 || shape.k == 0 || shape.rows == 0;
-    if zero || 2 < shape.dtype || 6 < shape.activation || 1 < shape.bias || 1 < shape.residual {
+    if zero
+        || E4M3 < shape.dtype
+        || 2 < shape.out
+        || 6 < shape.activation
+        || 1 < shape.bias
+        || 1 < shape.residual
+    {
         return Err(NoKernel::Wrong("a product of nothing".into()));
     }
     let dependent = 9 <= arch.major;
     match source.name {
-        "gemm_plain" => Ok(plain(&shape, dependent)),
+        "gemm_plain" if !shape.is_scaled() => Ok(plain(&shape, dependent)),
         "gemm_mma" => mma(&shape, arch, dependent),
         "gemm_wgmma" => wgmma(&shape, arch, sm_count.max(1), dependent),
         _ => skinny(&shape, arch, sm_count.max(1)),
@@ -94,11 +115,11 @@ fn plain(shape: &Shape, dependent: bool) -> Written {
 }
 
 fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> {
-    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
+    if !shape.is_whole() {
         return Err(NoKernel::Wrong("a product that does not fit the tensor cores".into()));
     }
-    if arch.major < 8 && shape.dtype != 1 {
-        return Err(NoKernel::Unsupported(format!("products of bf16 on {arch}")));
+    if (arch.major < 8 && shape.dtype != 1) || (shape.dtype == E4M3 && !arch.has_fp8()) {
+        return Err(NoKernel::Unsupported(format!("products of type {} on {arch}", shape.dtype)));
     }
     let stages = if arch.major < 8 { 2 } else { 3 };
     // Warps below and beside each other, and the part of one: smaller where there are few tiles.
@@ -108,7 +129,7 @@ fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> 
     let (rows, cols) = (below * part_rows, beside * part_cols);
     let mut values = shape.macros(dependent);
     values.extend([
-        ("OUT", i64::from(shape.dtype)),
+        ("OUT", i64::from(shape.out)),
         ("WARPS_M", below.into()),
         ("WARPS_N", beside.into()),
         ("WARP_ROWS", part_rows.into()),
@@ -174,7 +195,8 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     if !arch.has_wgmma() {
         return Err(NoKernel::Unsupported(format!("warpgroup products on {arch}")));
     }
-    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
+    if matches!(shape.dtype, 0 | INT8) || (shape.is_scaled() && shape.out != 2) || !shape.is_whole()
+    {
         return Err(NoKernel::Wrong("a product that does not fit the copy engine".into()));
     }
     let tile = tile(shape);
@@ -208,10 +230,11 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     form.align_bytes = 16;
     form.stride_words = vec![1, 2, 3];
     form.stride_align = 8;
-    let c_at = 2 + shape.bias + shape.residual;
+    let c_at = shape.buffers() - 1;
+    let line = if shape.is_scaled() { 128 } else { 64 };
     let map = |buffer, cols, rows, stride, tile, promoted| MapForm {
         buffer,
-        element: shape.dtype,
+        element: if buffer < 2 { shape.dtype } else { shape.out },
         cols,
         rows,
         stride,
@@ -221,8 +244,15 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     let (m, word) = (Extent::Word(0), Extent::Word);
     let fixed = Extent::Fixed;
     form.maps = vec![
-        map(0, shape.k, m, word(1), [64, tile_rows], true),
-        map(1, shape.k, fixed(shape.n), fixed(shape.k), [64, tile.columns / tile.cluster_m], true),
+        map(0, shape.k, m, word(1), [line, tile_rows], true),
+        map(
+            1,
+            shape.k,
+            fixed(shape.n),
+            fixed(shape.k),
+            [line, tile.columns / tile.cluster_m],
+            true,
+        ),
         map(c_at, shape.n, m, word(2), [64, tile.rows], false),
     ];
     if shape.residual != 0 {
@@ -233,7 +263,7 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
 
 fn skinny(shape: &Shape, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     let Shape { n, k, rows, dtype, .. } = *shape;
-    if SKINNY_ROWS_MAX < rows || !n.is_multiple_of(8) || !k.is_multiple_of(8) || dtype == 0 {
+    if SKINNY_ROWS_MAX < rows || !shape.is_whole() || !matches!(dtype, 1 | 2) {
         return Err(NoKernel::Wrong("a product that is not for few rows".into()));
     }
     if arch.major < 8 {
