@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use calor_ir::DType;
 use calor_runtime::{Build, Choices, LaneId, ProgramId, ProgramSpec, WeightSource};
 use calor_weights::VisionConfig;
 
@@ -18,7 +17,7 @@ pub struct ImageTower {
     config: VisionConfig,
     projection_len: Option<usize>,
     normalize: bool,
-    dtype: DType,
+    precision: InferencePrecision,
     source: Arc<dyn WeightSource>,
     lane: LaneId,
     programs: HashMap<usize, (ProgramId, usize, usize)>,
@@ -42,9 +41,10 @@ impl ImageTower {
         source: Arc<dyn WeightSource>,
         lane: LaneId,
     ) -> EmbeddingResult<Self> {
+        precision.check_model(label, config.encoder.family)?;
         Ok(Self {
             label: label.to_owned(),
-            dtype: precision.dtype(label, config.encoder.family)?,
+            precision,
             config,
             projection_len,
             normalize,
@@ -127,9 +127,9 @@ impl ImageTower {
         if let Some(program) = self.programs.get(&count) {
             return Ok(*program);
         }
-        let Self { config, projection_len, normalize, dtype, .. } = self;
-        let graph =
-            image_graph(config, *projection_len, count, *normalize, *dtype).map_err(graph_error)?;
+        let Self { config, projection_len, normalize, precision, .. } = self;
+        let graph = image_graph(config, *projection_len, count, *normalize, *precision)
+            .map_err(graph_error)?;
         let spec = ProgramSpec {
             label: &self.label,
             token_count_max: count as u32,

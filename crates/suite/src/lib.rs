@@ -7,4 +7,4 @@ mod golden;
 mod large;
 
 pub use golden::Golden;
-pub use large::{check_attention, check_products};
+pub use large::{check_attention, check_narrow_products, check_products};

@@ -6,7 +6,8 @@
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
-//! nothing; `--without-library` leaves cuBLASLt alone.
+//! nothing; `--without-library` leaves cuBLASLt alone, `--without-hopper` the forms of sm_90a, and
+//! `--without-fp8` products in fp8.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -16,11 +17,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use calor_device::{Driver, Signature};
+use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::InferencePrecision;
 use calor_kernel::Digest;
-use calor_suite::{Golden, bench, check_attention, check_products};
+use calor_suite::{Golden, bench, check_attention, check_narrow_products, check_products};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, contract, failures};
@@ -38,6 +39,8 @@ struct Arguments {
     steps: bool,
     eager: bool,
     without_library: bool,
+    without_hopper: bool,
+    without_fp8: bool,
     libraries: Vec<PathBuf>,
     names: Vec<String>,
 }
@@ -61,6 +64,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--bench" => found.bench = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
+            "--without-hopper" => found.without_hopper = true,
+            "--without-fp8" => found.without_fp8 = true,
             name => found.names.push(name.to_owned()),
         }
     }
@@ -77,6 +82,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         path,
         eager: arguments.eager,
         without_vendor_library: arguments.without_library,
+        plain_arch: arguments.without_hopper,
+        without_fp8: arguments.without_fp8,
         profile: profile.clone(),
         ..CudaOptions::default()
     };
@@ -102,7 +109,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
-    for (name, check) in checks(&driver, &arguments.golden) {
+    for (name, check) in checks(&driver, device.claims, &arguments.golden) {
         if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
             continue;
         }
@@ -127,12 +134,17 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
         "program_blake3": program.to_string(), "model": signature.model,
         "arch": signature.arch, "versions": versions, "eager": arguments.eager,
         "without_library": arguments.without_library,
+        "without_hopper": arguments.without_hopper, "without_fp8": arguments.without_fp8,
     }))
 }
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
-fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<'a>> {
+fn checks<'a>(
+    driver: &'a dyn Driver,
+    claims: &'static [Claim],
+    golden: &'a std::path::Path,
+) -> Vec<Check<'a>> {
     let form = move |form: Form| {
         move || {
             let lines = failures(driver, form, KNOWN);
@@ -142,6 +154,21 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
     let models =
         move || Golden { driver, dir: golden.to_owned(), tolerance: 1e-4, cosine_min: 0.99999 };
     let close = move || Golden { cosine_min: 0.999, ..models() };
+    // A precision is checked where the device claims its product, else its refusal.
+    let in_precision = move |precision: InferencePrecision,
+                             cosine_min: f64,
+                             large_min: f64|
+          -> Box<dyn FnOnce() + 'a> {
+        match precision.runs_with(claims) {
+            true => Box::new(move || {
+                let golden = Golden { cosine_min, ..models() };
+                let lines = golden.vectors_are_close_in(precision, large_min, &[]);
+                // Figures that a person wants to see where they were measured.
+                let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+            }),
+            false => Box::new(move || models().device_refuses(precision)),
+        }
+    };
     vec![
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
@@ -164,6 +191,10 @@ fn checks<'a>(driver: &'a dyn Driver, golden: &'a std::path::Path) -> Vec<Check<
                 close().short_vectors_are_close_in(InferencePrecision::FP16, &refusing);
             }),
         ),
+        ("golden.tf32", in_precision(InferencePrecision::TF32, 0.9999, 0.999)),
+        ("golden.fp8", in_precision(InferencePrecision::FP8, 0.99, 0.9)),
+        ("golden.int8", in_precision(InferencePrecision::INT8, 0.99, 0.99)),
+        ("large.narrow_products", Box::new(move || check_narrow_products(driver))),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
