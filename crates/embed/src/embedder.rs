@@ -135,8 +135,7 @@ impl CheckpointEmbedder {
             checkpoint.tokenizer_path().map(|it| TextTokenizer::from_file(&it)).transpose()?;
         let weights = Weights::bind(checkpoint, &config).map_err(load_error(&place))?;
         let head = weights.head();
-        let source = Arc::new(CheckpointSource::new(Arc::new(weights)));
-        let lane = build.lane();
+        let (source, lane) = (Arc::new(CheckpointSource::new(Arc::new(weights))), build.lane());
 
         let opened = Opened { config: &config, recipe: recipe.as_ref(), head, source, lane };
         let (pooling, limit_max, text) = opened.text(dir, &options)?;

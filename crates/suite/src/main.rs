@@ -139,7 +139,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // One stays open, so that the context is made once.
     let device = driver.open(0)?;
     writeln!(out, "{:?}", device.signature)?;
-    if measures(&driver, &device.signature, profile.as_deref(), &arguments, &mut out)? {
+    if measures(&driver, &device.signature, profile.as_ref(), &arguments, &mut out)? {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
@@ -242,6 +242,23 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
+/// The check of a precision where the device claims its product, else that it is refused.
+fn in_precision<'a>(
+    golden: Golden<'a>,
+    claims: &'static [Claim],
+    precision: InferencePrecision,
+    large_min: f64,
+) -> Box<dyn FnOnce() + 'a> {
+    match precision.runs_with(claims) {
+        true => Box::new(move || {
+            let lines = golden.vectors_are_close_in(precision, large_min, &[]);
+            // Figures that a person wants to see where they were measured.
+            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        }),
+        false => Box::new(move || golden.device_refuses(precision)),
+    }
+}
+
 fn checks<'a>(
     driver: &'a dyn Driver,
     alone: &'a dyn Driver,
@@ -257,20 +274,8 @@ fn checks<'a>(
     let models =
         move || Golden { driver, dir: golden.to_owned(), tolerance: 1e-4, cosine_min: 0.99999 };
     let close = move || Golden { cosine_min: 0.999, ..models() };
-    // A precision is checked where the device claims its product, else its refusal.
-    let in_precision = move |precision: InferencePrecision,
-                             cosine_min: f64,
-                             large_min: f64|
-          -> Box<dyn FnOnce() + 'a> {
-        match precision.runs_with(claims) {
-            true => Box::new(move || {
-                let golden = Golden { cosine_min, ..models() };
-                let lines = golden.vectors_are_close_in(precision, large_min, &[]);
-                // Figures that a person wants to see where they were measured.
-                let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
-            }),
-            false => Box::new(move || models().device_refuses(precision)),
-        }
+    let in_precision = |precision, cosine_min, large_min| {
+        in_precision(Golden { cosine_min, ..models() }, claims, precision, large_min)
     };
     vec![
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
