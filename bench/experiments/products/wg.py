@@ -27,7 +27,7 @@ class Wg:
         if self.bias: args.append(bias.data_ptr())
         if self.residual: args.append(res.data_ptr())
         args.append(C.data_ptr())
-        if self.type == 4: args += [rs.data_ptr(), cs.data_ptr()]
+        if self.type == 4: args[2:2] = [rs.data_ptr(), cs.data_ptr()]
         args += [words(m, lda, ldc, ldr), live.data_ptr() if live is not None else 0, rules(4, (0,) if live is not None else ()), maps, maps2, mapc]
         if self.residual: args.append(tensor_map(res.data_ptr(), out_t, self.n, m, ldr * 2, (64, self.rows), 0))
         cl = self.cm * self.cn * self.split
@@ -45,7 +45,7 @@ class Mma:
     def load(self, cub): self.kern = Kernel(cub[self.job()], "calor_gemm_mma", self.stages * (self.wm*self.wr + self.wn*self.wc) * 128); return self
     def call(self, m, A, W, C, bias=None, res=None, rs=None, cs=None, live=None):
         args = [A.data_ptr(), W.data_ptr()] + ([bias.data_ptr()] if self.bias else []) + ([res.data_ptr()] if self.residual else []) + [C.data_ptr()]
-        if self.type == 3: args += [rs.data_ptr(), cs.data_ptr()]
+        if self.type == 3: args[2:2] = [rs.data_ptr(), cs.data_ptr()]
         args += [words(m, A.stride(0), C.stride(0), res.stride(0) if res is not None else 0), live.data_ptr() if live is not None else 0, rules(4, (0,) if live is not None else ())]
         return self.kern.prepare((-(-m // (self.wm*self.wr)) * -(-self.n // (self.wn*self.wc)), 1, 1), (32*self.wm*self.wn, 1, 1), args)
 class Plain:

@@ -189,7 +189,8 @@ mod tests {
         check("calor embed --pool middle --checkpoint d x", Err("possible values"));
         check("calor embed --device cuda:1,cpu --precision bf16 x", Ok(()));
         check("calor embed --device cuda:x x", Err("cuda:0"));
-        check("calor embed --precision int8 x", Err("possible values"));
+        check("calor embed --precision int8 --check-precision x", Ok(()));
+        check("calor embed --precision int4 x", Err("possible values"));
         check("calor embd", Err("embed"));
         check("calor search q --corpus c --by e13", Err("e13"));
     }

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use calor_device::Claim;
 use calor_device_cpu::Level;
-use calor_embed::{ModelId, Profile};
+use calor_embed::{InferencePrecision, ModelId, Profile};
 use calor_weights::source::PIP_COMMANDS;
 use serde_json::{Value as Json, json};
 
@@ -82,7 +83,8 @@ fn machine(environment: &Environment) -> Vec<Finding> {
     match devices::open(&Wish::first(devices::Kind::Cpu), threads, None, environment) {
         Ok(device) => {
             let signature = &device.signature;
-            out.push(Finding::good("cpu", signature.model.clone()));
+            let words = precisions(device.claims).join(", ");
+            out.push(Finding::good("cpu", format!("{}: {words}", signature.model)));
             out.push(Finding::good("memory", answer::bytes(signature.memory_bytes)));
         }
         Err(failure) => out.push(Finding::bad("cpu", failure.to_string(), "nothing can run")),
@@ -97,6 +99,12 @@ fn machine(environment: &Environment) -> Vec<Finding> {
     });
     out.push(Finding::good("threads", threads.to_string()));
     out
+}
+
+/// What models can run in on a device with these claims.
+fn precisions(claims: &[Claim]) -> Vec<&'static str> {
+    let runs = InferencePrecision::ALL.into_iter().filter(|it| it.runs_with(claims));
+    runs.map(InferencePrecision::word).collect()
 }
 
 fn store(environment: &Environment) -> Finding {

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod engine;
+mod parity;
 mod pipeline;
 mod report;
 mod table;
@@ -17,7 +18,7 @@ pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
 
 use crate::{
     answer,
-    arguments::{EmbedArguments, FormatWord, InputArguments, TooLong},
+    arguments::{EmbedArguments, FormatWord, InputArguments, PrecisionWord, RunArguments, TooLong},
     environment::Environment,
     exit::{Exit, Failure},
     input::{self, Content, InputFormat, InputItem, Items, Origin, ReadLimits, ReadOptions},
@@ -26,6 +27,8 @@ use crate::{
     progress::ItemSpinner,
     recording::Recording,
 };
+use checkpoint::CheckpointEngine;
+use parity::Parity;
 use report::Report;
 
 /// Items that are embedded at once.
@@ -46,15 +49,19 @@ pub(crate) fn run(
     let mut items = open_items(&arguments.inputs)?;
     let recording = Recording::new(&arguments.run);
     let wanted = Wanted::of(arguments, target.as_ref().map(Reserved::format));
-    let mut engine: Box<dyn Engine> = match &arguments.checkpoint.checkpoint {
-        Some(_) => {
-            Box::new(checkpoint::CheckpointEngine::open(arguments, environment, &recording)?)
-        }
-        None => {
-            Box::new(PipelineEngine::open(&arguments.run, wanted, environment, &recording, quiet)?)
-        }
+    let open = |run: &RunArguments| -> Result<Box<dyn Engine>, Failure> {
+        Ok(match &arguments.checkpoint.checkpoint {
+            Some(_) => Box::new(CheckpointEngine::open(arguments, run, environment, &recording)?),
+            None => {
+                Box::new(PipelineEngine::open(run, wanted.clone(), environment, &recording, quiet)?)
+            }
+        })
     };
+    let mut engine = open(&arguments.run)?;
+    let exact = || open(&RunArguments { precision: PrecisionWord::F32, ..arguments.run.clone() });
+    let parity = arguments.check_precision.then(exact).transpose()?.map(Parity::new);
     let mut run = Run {
+        parity,
         shows: Shows::of(arguments),
         report: Report::new(),
         file: None,
@@ -64,14 +71,14 @@ pub(crate) fn run(
     let result = run.all(&mut items, engine.as_mut(), arguments.inputs.instruction.as_deref());
     recording.finish()?;
     result?;
-    let Run { mut report, file, target, spinner, .. } = run;
+    let Run { mut report, file, target, spinner, parity, .. } = run;
     drop(spinner);
     if report.item_count() == 0 {
         return Err(Failure::new(Exit::Input, "there is nothing to embed")
             .why("the input holds no item")
             .hint("see `calor embed --help` for what can be read"));
     }
-    report.describe(engine.describe());
+    report.describe(engine.describe(), parity.map(|it| it.to_json()));
     let file = match (file, target) {
         (None, Some(target)) => Some(target.start(engine.columns())?),
         (file, _) => file,
@@ -103,6 +110,7 @@ impl Shows {
 
 /// A run on its way.
 struct Run {
+    parity: Option<Parity>,
     shows: Shows,
     report: Report,
     target: Option<Reserved>,
@@ -131,8 +139,11 @@ impl Run {
 
     fn chunk(&mut self, chunk: Vec<InputItem>, engine: &mut dyn Engine) -> Result<(), Failure> {
         let good: Vec<&Content> = chunk.iter().filter_map(|it| it.content.as_ref().ok()).collect();
-        let mut results =
-            if good.is_empty() { Vec::new() } else { engine.embed(&good)? }.into_iter();
+        let results = if good.is_empty() { Vec::new() } else { engine.embed(&good)? };
+        if let Some(parity) = &mut self.parity {
+            parity.measure(&good, &results)?;
+        }
+        let mut results = results.into_iter();
         self.spinner.advance(chunk.len());
         for item in chunk {
             let index = self.report.next_item();

@@ -383,5 +383,32 @@ fn precision_is_chosen_stated_and_refused_by_name() {
 
     let line = ["embed", "x", "--profile", "random", "--models", "e7", "--precision", "f16"];
     check(&calor.run(&line), 2, "codet5p-110m-embedding does not run in f16");
-    check(&calor.run(&["embed", "x", "--precision", "int8"]), 2, "possible values");
+    for word in ["tf32", "fp8", "int8"] {
+        let line = ["embed", "x", "--profile", "random", "--models", "e11", "--precision", word];
+        check(&calor.run(&line), 2, &format!("does not run in {word}: the device has no such"));
+    }
+    check(&calor.run(&["embed", "x", "--precision", "int4"]), 2, "possible values");
+}
+
+#[test]
+fn what_a_precision_costs_is_measured_when_asked_for() {
+    let calor = Calor::new();
+    let report = |more: &[&str]| -> Json {
+        let line = ["embed", "a text", "another", "--profile", "random", "--models", "e11,e6"];
+        let rest = ["--precision", "bf16", "--json", "--report", "r.json"];
+        check(&calor.run(&[&line[..], &rest, more].concat()), 0, "entity");
+        let report = fs::read_to_string(calor.root.path().join("r.json")).unwrap();
+        serde_json::from_str(&report).unwrap()
+    };
+    assert_eq!(report(&[])["precision_check"], Json::Null);
+    let found = &report(&["--check-precision"])["precision_check"];
+    assert_eq!(found["item_count"], 2);
+    let columns = found["columns"].as_object().unwrap();
+    assert!(columns.contains_key("entity") && 2 < columns.len(), "{found}");
+    for (name, it) in columns {
+        let figure = |name: &str| it[name].as_f64().unwrap();
+        let (least, mean) = (figure("cosine_min"), figure("cosine_mean"));
+        assert!(0.99 < least && least < 1.0 && least <= mean, "{name}: {it}");
+        assert!(0.0 < figure("difference_max"), "{name}: {it}");
+    }
 }

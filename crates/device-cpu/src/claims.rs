@@ -76,6 +76,7 @@ fn linear(site: &Site<'_>) -> Option<Offer> {
         n: fits(n)?,
         k: fits(k)?,
         dtype: DType::F32,
+        tf32: false,
         bias: bias.is_some(),
         activation,
         residual: added.is_some(),

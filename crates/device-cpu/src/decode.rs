@@ -18,7 +18,7 @@ pub(crate) fn unit(bytes: &[u8]) -> Option<Unit> {
     let unit = match (kind, format) {
         ("loop", 1) => Unit::Loop(program::program(&mut from)?),
         ("source", 1) => Unit::Source(source(&mut from)?),
-        ("call", 1) => Unit::Call(call(&mut from)?),
+        ("call", 2) => Unit::Call(call(&mut from)?),
         _ => return None,
     };
     // The canonical form is the only one: what reads the same but was written otherwise is not.
@@ -42,10 +42,10 @@ fn call(from: &mut Reader<'_>) -> Option<Call> {
     match from.text()? {
         "gemm" => {
             let (rows, n, k, dtype) = (from.u32()?, from.u32()?, from.u32()?, from.dtype()?);
-            let bias = from.flag()?;
+            let (tf32, bias) = (from.flag()?, from.flag()?);
             let activation = Activation::by_name(from.text()?)?;
             let (residual, packed) = (from.flag()?, from.flag()?);
-            Some(Call::Gemm { rows, n, k, dtype, bias, activation, residual, packed })
+            Some(Call::Gemm { rows, n, k, dtype, tf32, bias, activation, residual, packed })
         }
         "pack" => {
             let (n, k, dtype) = (from.u32()?, from.u32()?, from.dtype()?);
@@ -141,6 +141,7 @@ mod tests {
                 n,
                 k,
                 dtype,
+                tf32: false,
                 bias: true,
                 activation,
                 residual: activation == Activation::None,

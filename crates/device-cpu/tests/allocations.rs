@@ -67,6 +67,7 @@ fn steps(device: &mut Device) -> Vec<Step> {
             n: n as u32,
             k: k as u32,
             dtype: DType::F32,
+            tf32: false,
             bias: true,
             activation: Activation::Gelu,
             residual: true,

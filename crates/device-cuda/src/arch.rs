@@ -15,11 +15,12 @@ pub struct Arch {
 
 impl Arch {
     /// Every architecture that kernels are written for.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::plain(7, 5),
         Self::plain(8, 0),
         Self::plain(8, 6),
         Self::plain(8, 9),
+        Self::plain(9, 0),
         Self { major: 9, minor: 0, specific: true },
         Self { major: 10, minor: 0, specific: true },
         Self { major: 10, minor: 3, specific: true },
@@ -41,6 +42,16 @@ impl Arch {
         self.major == 9 && self.minor == 0 && self.specific
     }
 
+    /// Whether its tensor cores multiply fp8.
+    pub const fn has_fp8(self) -> bool {
+        9 <= self.major || (self.major == 8 && 9 <= self.minor)
+    }
+
+    /// The same version without its own features, whose code later minor versions run too.
+    pub const fn without_features(self) -> Self {
+        Self::plain(self.major, self.minor)
+    }
+
     /// Whether its name is `name`.
     pub fn is(self, name: &str) -> bool {
         self.to_string() == name
@@ -60,4 +71,6 @@ fn names_are_those_of_the_compiler() {
     assert_eq!(Arch::of_device(9, 0).to_string(), "sm_90a");
     assert!(Arch::of_device(12, 1).is("sm_121a"));
     assert!(!Arch::of_device(9, 0).is("sm_90"));
+    let plain = Arch::of_device(9, 0).without_features();
+    assert!(plain.is("sm_90") && !plain.has_wgmma() && plain.has_fp8());
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use calor_device::{Device, DeviceError, Driver, Signature};
+use calor_device::{Claim, Device, DeviceError, Driver, Signature};
 
-use crate::api::{self, Attribute, Failed};
+use crate::api::{self, Attribute, CUdevice, Failed};
 use crate::arch::Arch;
-use crate::claims::claims;
+use crate::claims::{claims, without_fp8};
 use crate::compile::CudaCompiler;
 use crate::device::{Context, KIND, Parts, Shared, Stream};
 use crate::gemm::Blas;
@@ -30,6 +30,11 @@ pub struct CudaOptions {
     pub eager: bool,
     /// Leave cuBLASLt alone: products run on generated kernels.
     pub without_vendor_library: bool,
+    /// Compile for the plain architecture: nothing that is an architecture's own is used, such as
+    /// the warpgroup products and the copy engine's forms of sm_90a.
+    pub plain_arch: bool,
+    /// Claim no products in fp8.
+    pub without_fp8: bool,
     /// The compiler whose kept kernels are used where there is none here.
     pub kept_producer: Option<String>,
     /// Where times of steps go, if anywhere. A device with one does not capture.
@@ -79,6 +84,36 @@ impl CudaDriver {
         name.map_err(|err| absent(err.text()))
     }
 
+    /// What a GPU would claim. Nothing is opened.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] with the reason.
+    pub fn claims(&self, ordinal: usize) -> Result<&'static [Claim], DeviceError> {
+        self.start()?;
+        let device = api::device(ordinal).map_err(|err| absent(err.text()))?;
+        Ok(self.claims_of(self.arch(device)?))
+    }
+
+    fn claims_of(&self, arch: Arch) -> &'static [Claim] {
+        let all = claims(arch, self.libraries.has(LibraryName::CublasLt));
+        if self.options.without_fp8 { without_fp8(all) } else { all }
+    }
+
+    /// What code for a GPU is compiled for.
+    fn arch(&self, device: CUdevice) -> Result<Arch, DeviceError> {
+        let attribute =
+            |it| api::device_attribute(device, it).map_err(|err: Failed| absent(err.text()));
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        if (major, minor) < OLDEST {
+            let (a, b) = OLDEST;
+            let why = format!("compute capability {major}.{minor} is older than {a}.{b}");
+            return Err(absent(why));
+        }
+        let own = Arch::of_device(major.unsigned_abs(), minor.unsigned_abs());
+        Ok(if self.options.plain_arch { own.without_features() } else { own })
+    }
+
     fn start(&self) -> Result<(), DeviceError> {
         if let Some(why) = self.libraries.why_not(LibraryName::Driver) {
             return Err(absent(format!("the NVIDIA driver is not installed: {why}")));
@@ -115,15 +150,8 @@ impl CudaDriver {
         let failed = |err: Failed| absent(err.text());
         let device = api::device(ordinal).map_err(failed)?;
         let attribute = |it| api::device_attribute(device, it).map_err(failed);
-        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        if (major, minor) < OLDEST {
-            let (a, b) = OLDEST;
-            let why = format!("compute capability {major}.{minor} is older than {a}.{b}");
-            return Err(absent(why));
-        }
         let sm_count = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let arch = Arch::of_device(major.unsigned_abs(), minor.unsigned_abs());
+        let arch = self.arch(device)?;
         let model = api::device_name(device).map_err(failed)?;
         let context = Context::open(device).map_err(failed)?;
         let (free_bytes, _) = api::memory_info().map_err(failed)?;
@@ -161,7 +189,7 @@ impl CudaDriver {
             memory: Box::new(CudaMemory(Arc::clone(&shared))),
             compiler: Box::new(CudaCompiler(Arc::clone(&shared))),
             queue: Box::new(CudaQueue { shared, profile }),
-            claims: claims(arch, self.libraries.has(LibraryName::CublasLt)),
+            claims: self.claims_of(arch),
             signature,
         })
     }

@@ -30,6 +30,7 @@ struct Shape {
     n: u32,
     k: u32,
     dtype: DType,
+    tf32: bool,
     bias: bool,
     activation: Activation,
     residual: bool,
@@ -38,8 +39,8 @@ struct Shape {
 impl Shape {
     fn of(call: &Call) -> Option<Self> {
         match *call {
-            Call::Gemm { rows, n, k, dtype, bias, activation, residual, packed: false } => {
-                Some(Self { rows, n, k, dtype, bias, activation, residual })
+            Call::Gemm { rows, n, k, dtype, tf32, bias, activation, residual, packed: false } => {
+                Some(Self { rows, n, k, dtype, tf32, bias, activation, residual })
             }
             Call::Gemm { .. } | Call::Pack { .. } => None,
         }
@@ -69,6 +70,13 @@ impl Shape {
             (Activation::GeluTanh, true) => E::CUBLASLT_EPILOGUE_GELU_BIAS,
             (_, false) => E::CUBLASLT_EPILOGUE_DEFAULT,
             (_, true) => E::CUBLASLT_EPILOGUE_BIAS,
+        }
+    }
+
+    fn compute(&self) -> sys::cublasComputeType_t {
+        match self.tf32 {
+            true => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            false => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         }
     }
 
@@ -147,6 +155,7 @@ fn shape_bytes(shape: &Shape) -> [u8; SHAPE_BYTES] {
     out[13] = u8::from(shape.bias);
     out[14] = Activation::ALL.iter().position(|it| *it == shape.activation).unwrap_or(0) as u8;
     out[15] = u8::from(shape.residual);
+    out[16] = u8::from(shape.tf32);
     out
 }
 
@@ -164,6 +173,7 @@ fn shape_from(bytes: &[u8; SHAPE_BYTES]) -> Option<Shape> {
         n: number(4),
         k: number(8),
         dtype,
+        tf32: flag(16)?,
         bias: flag(13)?,
         activation: *Activation::ALL.get(usize::from(bytes[14]))?,
         residual: flag(15)?,

@@ -11,6 +11,7 @@ mod nf4;
 mod norm;
 mod pool;
 mod product;
+mod quantize;
 mod rope;
 mod splade;
 
@@ -29,6 +30,7 @@ pub(crate) use nf4::NF4_SKINNY_ROWS_MAX;
 pub(crate) use norm::is_len as is_norm_len;
 pub(crate) use norm::{ROWS_FEW as NORM_ROWS_FEW, TERMS_MAX as NORM_TERMS_MAX};
 pub(crate) use pool::{KINDS as POOL_KINDS, LEN_MAX as POOL_LEN_MAX};
+pub(crate) use quantize::QUANTIZED_LEN_MAX;
 pub(crate) use splade::splade_parts_bytes;
 
 const PRELUDE: &str = include_str!("text/prelude.cu");
@@ -60,6 +62,12 @@ pub(crate) fn type_number(dtype: DType) -> Option<u32> {
     }
 }
 
+/// Number of codes in int8, as [`type_number`].
+pub(crate) const INT8: u32 = 3;
+
+/// Number of codes in fp8, as [`type_number`].
+pub(crate) const E4M3: u32 = 4;
+
 /// Number that stands for an activation in kernel text.
 pub(crate) fn activation_number(activation: Activation) -> u32 {
     match activation {
@@ -87,6 +95,7 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "norm" => norm::write(source, arch, sm_count),
         "pool" => pool::write(source, arch),
         "gemm_plain" | "gemm_mma" | "gemm_wgmma" => product::write(source, arch, sm_count),
+        "quantize_rows" => quantize::write(source, arch),
         "experts" => experts::write(source, arch, sm_count),
         "splade" => splade::write(source, arch, sm_count),
         "gate" => gate::gate(source, arch),
@@ -173,6 +182,18 @@ mod tests {
         Source { name: "pool", params }
     }
 
+    /// A product of codes of one byte with a result in bf16.
+    fn scaled(name: &'static str, sizes: [i64; 3], codes: u32, rest: [i64; 3]) -> Source {
+        let mut source = product(name, sizes, codes.into(), rest);
+        source.params.push(("out", 2));
+        source
+    }
+
+    fn quantize(k: i64, dtype: i64, codes: u32) -> Source {
+        let params = vec![("k", k), ("dtype", dtype), ("codes", codes.into())];
+        Source { name: "quantize_rows", params }
+    }
+
     fn attention([rows, heads, kv_heads, d]: [i64; 4], dtype: i64, flags: [i64; 4]) -> Source {
         let [extra, bias, lse, cores] = flags;
         let params = vec![
@@ -252,6 +273,13 @@ mod tests {
             pool(1024, 1, [1, 0], 1),
             pool(77, 2, [0, 0], 0),
             pool(384, 5, [1, 1], 1),
+            product("gemm_mma", [512, 3072, 768], 0, [2, 1, 1]),
+            scaled("gemm_mma", [512, 3072, 768], INT8, [2, 1, 0]),
+            scaled("gemm_mma", [64, 768, 3072], E4M3, [0, 1, 1]),
+            scaled("gemm_wgmma", [4096, 2304, 768], E4M3, [0, 1, 0]),
+            scaled("gemm_wgmma", [256, 768, 3072], E4M3, [2, 1, 1]),
+            quantize(1024, 2, E4M3),
+            quantize(3080, 1, INT8),
             attention([300, 4, 2, 72], 0, [1, 1, 1, 0]),
             attention([32, 12, 12, 64], 2, [0, 0, 0, 1]),
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
@@ -287,11 +315,15 @@ mod tests {
 
     /// Whether an architecture has what the source asks for: a claim would not offer it else.
     fn is_offered(source: &Source, arch: Arch) -> bool {
-        let bf16 = ["dtype", "in", "out"].iter().any(|it| source.param(it) == Some(2));
+        let number = |name| source.param(name).and_then(|it| u32::try_from(it).ok());
+        let bf16 = ["dtype", "in", "out"].iter().any(|it| number(it) == Some(2));
         match source.name {
+            "gemm_mma" if number("dtype") == Some(E4M3) => arch.has_fp8(),
+            "gemm_mma" if number("dtype") != Some(1) => 8 <= arch.major,
+            "quantize_rows" if number("codes") == Some(E4M3) => arch.has_fp8(),
             "gemm_wgmma" | "splade" => arch.has_wgmma(),
-            "nf4_mma" if source.param("split") != Some(1) => arch.has_wgmma(),
-            "nf4_mma" if source.param("warpgroups") == Some(2) => arch.has_wgmma(),
+            "nf4_mma" if number("split") != Some(1) => arch.has_wgmma(),
+            "nf4_mma" if number("warpgroups") == Some(2) => arch.has_wgmma(),
             "gemm_skinny" | "nf4_skinny" | "experts" => 8 <= arch.major,
             _ => !bf16 || 8 <= arch.major,
         }

@@ -124,8 +124,9 @@ impl CheckpointEmbedder {
     /// # Errors
     /// [`EmbeddingError::ModelLoadError`] with what is wrong in the directory, and
     /// [`EmbeddingError::ConfigError`] for a pooling that the model does not have, and
-    /// [`EmbeddingError::PrecisionRefused`] for a precision that it does not run in.
+    /// [`EmbeddingError::PrecisionRefused`] for a precision that it or the device does not run in.
     pub fn open(mut build: Build, dir: &Path, options: EmbedderOptions) -> EmbeddingResult<Self> {
+        options.precision.check_device(&build)?;
         let place = dir.display().to_string();
         let checkpoint = Checkpoint::open(dir).map_err(load_error(&place))?;
         let config = checkpoint.config().map_err(load_error("config.json"))?;
@@ -134,8 +135,7 @@ impl CheckpointEmbedder {
             checkpoint.tokenizer_path().map(|it| TextTokenizer::from_file(&it)).transpose()?;
         let weights = Weights::bind(checkpoint, &config).map_err(load_error(&place))?;
         let head = weights.head();
-        let source = Arc::new(CheckpointSource::new(Arc::new(weights)));
-        let lane = build.lane();
+        let (source, lane) = (Arc::new(CheckpointSource::new(Arc::new(weights))), build.lane());
 
         let opened = Opened { config: &config, recipe: recipe.as_ref(), head, source, lane };
         let (pooling, limit_max, text) = opened.text(dir, &options)?;

@@ -8,11 +8,13 @@
 //! An image graph works on B images; its input is `patches`.
 //!
 //! Weights are graph inputs under the canonical names of `calor-weights`, all f32. Rows are cast
-//! to the type of the products once, behind the embeddings, and back once, behind the layers;
-//! whatever stands between takes the type of its rows, and casts of weights are done at load.
+//! to the precision's type once, behind the embeddings, and back once, behind the layers; whatever
+//! stands between takes the type of its rows, and what is made of weights is made at load.
+//! Products of layers are those of the precision, all others of the type of their rows.
 
 mod attention;
 mod head;
+mod product;
 
 use calor_ir::nn;
 use calor_ir::{CheckedGraph, DType, Graph, GraphError, Literal, Prim, Role, Shape, Type, ValueId};
@@ -20,6 +22,7 @@ use calor_weights::{Activation, EncoderConfig, Head, Norm, Position, VisionConfi
 
 use crate::packing::Bucket;
 pub use crate::pooling::Pooling;
+use crate::precision::InferencePrecision;
 
 /// Live count of tokens.
 pub const LIVE_TOKENS: u8 = 0;
@@ -72,8 +75,8 @@ pub struct TextOutputs {
     pub token_mean: Option<String>,
 }
 
-/// The graph of a text encoder for one bucket. `prefix` is `text.` for CLIP, else empty; `dtype` is
-/// the type of the products and of the rows between them. What leaves is f32.
+/// The graph of a text encoder for one bucket. `prefix` is `text.` for CLIP, else empty;
+/// `precision` is that of the layers. What leaves is f32.
 ///
 /// # Errors
 /// When the configuration does not fit together; a checked one does.
@@ -83,20 +86,20 @@ pub fn text_graph(
     prefix: &str,
     bucket: Bucket,
     outputs: &TextOutputs,
-    dtype: DType,
+    precision: InferencePrecision,
 ) -> Result<CheckedGraph, GraphError> {
-    let mut b = Builder { g: Graph::new(), config, prefix };
+    let mut b = Builder { g: Graph::new(), config, prefix, precision };
     let rows = b.text_rows(bucket, outputs.token_mean.is_some());
     let x = b.embeddings(&rows)?;
-    let x = b.g.cast(x, dtype)?;
+    let x = b.g.cast(x, precision.rows())?;
     let x = b.layers(x, &rows)?;
     b.text_head(x, head, &rows, outputs)?;
     b.g.check()
 }
 
 /// The graph of a CLIP vision tower for `image_count` images. Its input is
-/// `patches: f32 [images * patches, channels * side * side]`, its output `pooled`. `dtype` is the
-/// type of the products and of the rows between them.
+/// `patches: f32 [images * patches, channels * side * side]`, its output `pooled`. `precision` is
+/// that of the layers.
 ///
 /// # Errors
 /// When the configuration does not fit together; a checked one does.
@@ -105,10 +108,10 @@ pub fn image_graph(
     projection_len: Option<usize>,
     image_count: usize,
     normalize: bool,
-    dtype: DType,
+    precision: InferencePrecision,
 ) -> Result<CheckedGraph, GraphError> {
-    let encoder = &config.encoder;
-    let mut b = Builder { g: Graph::new(), config: encoder, prefix: "vision." };
+    let (encoder, dtype) = (&config.encoder, precision.rows());
+    let mut b = Builder { g: Graph::new(), config: encoder, prefix: "vision.", precision };
     let side = config.image_len / config.patch_len;
     let (patches, hidden) = (side * side, encoder.hidden_len);
     let patch = config.channel_count * config.patch_len * config.patch_len;
@@ -163,6 +166,7 @@ struct Builder<'a> {
     g: Graph,
     config: &'a EncoderConfig,
     prefix: &'a str,
+    precision: InferencePrecision,
 }
 
 type Made = Result<ValueId, GraphError>;
@@ -266,6 +270,21 @@ impl Builder<'_> {
         }
     }
 
+    /// A product of a layer, in its precision.
+    fn layer_linear(
+        &mut self,
+        x: ValueId,
+        name: &str,
+        [out_len, in_len]: [usize; 2],
+        bias: bool,
+        activation: nn::Activation,
+    ) -> Made {
+        let weight = self.weight(&format!("{name}.weight"), &[out_len, in_len]);
+        let bias = bias.then(|| self.weight(&format!("{name}.bias"), &[out_len]));
+        self.product(x, &[weight], bias.as_slice(), activation)
+    }
+
+    /// A product outside the layers, in the type of its rows.
     fn linear(
         &mut self,
         x: ValueId,
@@ -314,20 +333,30 @@ impl Builder<'_> {
         let (hidden, ffn) = (config.hidden_len, config.ffn_len);
         let name = |part: &str| format!("layer.{layer}.ffn.{part}");
         let activation = activation(config.activation);
-        let inner = if config.gated {
-            let mut part = |it: &str, sizes: &[usize]| self.weight_for(x, &name(it), sizes);
-            let gate = part("gate.weight", &[ffn, hidden])?;
-            let up = part("up.weight", &[ffn, hidden])?;
-            let biases = match config.ffn_bias {
-                true => Some([part("gate.bias", &[ffn])?, part("up.bias", &[ffn])?]),
-                false => None,
-            };
-            nn::gated_linear(&mut self.g, x, gate, up, biases, activation)?
-        } else {
-            self.linear(x, &name("up"), [ffn, hidden], config.ffn_bias, activation)?
+        let sizes = [ffn, hidden];
+        let up = name("up");
+        let inner = match (config.gated, self.precision.is_plain()) {
+            (true, true) => {
+                let mut part = |it: &str, sizes: &[usize]| self.weight_for(x, &name(it), sizes);
+                let gate = part("gate.weight", &sizes)?;
+                let up = part("up.weight", &sizes)?;
+                let biases = match config.ffn_bias {
+                    true => Some([part("gate.bias", &[ffn])?, part("up.bias", &[ffn])?]),
+                    false => None,
+                };
+                nn::gated_linear(&mut self.g, x, gate, up, biases, activation)?
+            }
+            (true, false) => {
+                let gate =
+                    self.layer_linear(x, &name("gate"), sizes, config.ffn_bias, activation)?;
+                let plain = nn::Activation::None;
+                let up = self.layer_linear(x, &up, sizes, config.ffn_bias, plain)?;
+                self.g.mul(gate, up)?
+            }
+            (false, _) => self.layer_linear(x, &up, sizes, config.ffn_bias, activation)?,
         };
         let plain = nn::Activation::None;
-        let out = self.linear(inner, &name("down"), [hidden, ffn], config.ffn_bias, plain)?;
+        let out = self.layer_linear(inner, &name("down"), [hidden, ffn], config.ffn_bias, plain)?;
         self.g.add(out, residual)
     }
 }

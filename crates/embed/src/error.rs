@@ -218,10 +218,10 @@ pub enum EmbeddingError {
         /// The input.
         kind: InputKind,
     },
-    /// A model that does not run in the precision that was asked for.
+    /// A model or a device that does not run in the precision that was asked for.
     #[error("{model} does not run in {precision}: {why}")]
     PrecisionRefused {
-        /// The model's name.
+        /// The model's name, or the device's.
         model: String,
         /// As asked for.
         precision: InferencePrecision,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use calor_ir::{CheckedGraph, DType};
+use calor_ir::CheckedGraph;
 use calor_runtime::{Build, Input, LaneId, ProgramId, ProgramSpec, WeightSource};
 use calor_weights::VisionConfig;
 
@@ -19,7 +19,7 @@ pub struct ImageTower {
     config: VisionConfig,
     projection_len: Option<usize>,
     normalize: bool,
-    dtype: DType,
+    precision: InferencePrecision,
     source: Arc<dyn WeightSource>,
     lane: LaneId,
     programs: HashMap<usize, (ProgramId, usize, usize)>,
@@ -43,9 +43,10 @@ impl ImageTower {
         source: Arc<dyn WeightSource>,
         lane: LaneId,
     ) -> EmbeddingResult<Self> {
+        precision.check_model(label, config.encoder.family)?;
         Ok(Self {
             label: label.to_owned(),
-            dtype: precision.dtype(label, config.encoder.family)?,
+            precision,
             config,
             projection_len,
             normalize,
@@ -135,8 +136,8 @@ impl ImageTower {
 
     /// The graph for a number of images.
     pub(crate) fn graph(&self, count: usize) -> EmbeddingResult<CheckedGraph> {
-        let Self { config, projection_len, normalize, dtype, .. } = self;
-        image_graph(config, *projection_len, count, *normalize, *dtype).map_err(graph_error)
+        let Self { config, projection_len, normalize, precision, .. } = self;
+        image_graph(config, *projection_len, count, *normalize, *precision).map_err(graph_error)
     }
 
     /// What the program for a number of images is to be.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::Signature;
+use calor_device::{Claim, Signature};
 use calor_runtime::{
     Build, BuildTimes, Input, MemoryReport, Plan, ProgramId, Run, Session, WeightsReport,
 };
@@ -123,6 +123,11 @@ impl Programs {
     /// How long building took, by kind of work.
     pub fn times(&self) -> BuildTimes {
         either!(self, it => it.times())
+    }
+
+    /// What the device does better than generated code.
+    pub fn claims(&self) -> &'static [Claim] {
+        either!(self, it => it.claims())
     }
 
     /// What the device is.

@@ -6,7 +6,7 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-use calor_ir::{CheckedGraph, DType};
+use calor_ir::CheckedGraph;
 use calor_runtime::{
     Build, ChannelId, Choices, Input, LaneId, Place, PlanStep, ProgramId, ProgramSpec, Run,
     RuntimeError, WeightSource,
@@ -77,7 +77,6 @@ pub struct TextTowerSpec {
 /// A text encoder on a device.
 pub struct TextTower {
     spec: TextTowerSpec,
-    dtype: DType,
     lane: LaneId,
     form: PackForm,
     ladder: Vec<Bucket>,
@@ -112,7 +111,7 @@ impl TextTower {
     /// [`EmbeddingError::ConfigError`] for token limits outside 1..=16,384, and
     /// [`EmbeddingError::PrecisionRefused`] for a precision that the model does not run in.
     pub fn new(lane: LaneId, spec: TextTowerSpec) -> EmbeddingResult<Self> {
-        let dtype = spec.precision.dtype(&spec.label, spec.config.family)?;
+        spec.precision.check_model(&spec.label, spec.config.family)?;
         let room = spec.batch_tokens_max.max(spec.sequence_tokens_max).max(64);
         let ladder = Bucket::ladder(room)?;
         let pad_id = spec.config.special.pad.unwrap_or(0);
@@ -124,7 +123,7 @@ impl TextTower {
         };
         let form = PackForm { keys: Keys::Full, positions, type_id: 0, pad_id };
         let (programs, scratch) = (HashMap::new(), Scratch::default());
-        Ok(Self { spec, dtype, lane, form, ladder, programs, scratch, channels: Vec::new() })
+        Ok(Self { spec, lane, form, ladder, programs, scratch, channels: Vec::new() })
     }
 
     /// Buckets, rising.
@@ -142,8 +141,8 @@ impl TextTower {
     /// # Errors
     /// [`EmbeddingError::InternalError`] when it does not build.
     pub fn graph(&self, bucket: Bucket) -> EmbeddingResult<CheckedGraph> {
-        let TextTowerSpec { config, head, prefix, outputs, .. } = &self.spec;
-        text_graph(config, *head, prefix, bucket, outputs, self.dtype).map_err(graph_error)
+        let TextTowerSpec { config, head, prefix, outputs, precision, .. } = &self.spec;
+        text_graph(config, *head, prefix, bucket, outputs, *precision).map_err(graph_error)
     }
 
     /// The most tokens of one text.

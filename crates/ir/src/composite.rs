@@ -22,15 +22,18 @@ pub mod nf4_pair;
 pub mod nf4_swiglu;
 pub mod pool;
 pub mod pool_eos;
+pub mod quantize_rows;
 pub mod quick_gelu;
 pub mod relu;
 pub mod rms_norm;
 pub mod rope;
+pub mod scaled_linear;
 pub mod silu;
 pub mod softmax;
 pub mod sort;
 pub mod splade_pool;
 pub mod swiglu;
+pub mod tf32_linear;
 pub mod top_k;
 
 use crate::case::OpCase;
@@ -53,6 +56,10 @@ pub static COMPOSITES: &[&Composite] = &[
     &nf4_linear_transposed::NF4_LINEAR_TRANSPOSED,
     &nf4_swiglu::NF4_SWIGLU,
     &nf4_pair::NF4_PAIR,
+    &tf32_linear::TF32_LINEAR,
+    &quantize_rows::QUANTIZE_ROWS,
+    &scaled_linear::FP8_LINEAR,
+    &scaled_linear::INT8_LINEAR,
     &rope::ROPE,
     &rope::ROPE_INVERSE,
     &embedding::EMBEDDING,
@@ -71,16 +78,22 @@ pub static COMPOSITES: &[&Composite] = &[
 /// Every attribute name and every word that a composite knows; texts may use no other.
 pub static VOCABULARY: &[&str] = &[
     "activation",
+    "bf16",
     "bias",
     "chunk",
+    "codes",
     "eos",
     "eps",
     "erf",
     "extra",
+    "f16",
+    "f32",
+    "f8e4m3",
     "first",
     "gelu",
     "gelu_tanh",
     "half",
+    "i8",
     "interleaved",
     "k",
     "kind",
@@ -91,6 +104,7 @@ pub static VOCABULARY: &[&str] = &[
     "min",
     "n",
     "none",
+    "out",
     "quick_gelu",
     "relu",
     "scale",

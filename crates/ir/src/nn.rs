@@ -19,12 +19,16 @@ use crate::composite::nf4_pair::NF4_PAIR;
 use crate::composite::nf4_swiglu::NF4_SWIGLU;
 use crate::composite::pool::POOL;
 use crate::composite::pool_eos::POOL_EOS;
+use crate::composite::quantize_rows::QUANTIZE_ROWS;
 use crate::composite::rms_norm::RMS_NORM;
 use crate::composite::rope::{ROPE, ROPE_INVERSE};
+use crate::composite::scaled_linear::{FP8_LINEAR, INT8_LINEAR};
 use crate::composite::softmax::SOFTMAX;
 use crate::composite::splade_pool::SPLADE_POOL;
+use crate::composite::tf32_linear::TF32_LINEAR;
 use crate::composite::top_k::TOP_K;
 use crate::composite::{Attrs, Composite};
+use crate::dtype::DType;
 use crate::graph::{Graph, GraphError, ValueId};
 
 /// What a layer gives: a value, or why its arguments were refused.
@@ -65,6 +69,61 @@ pub fn gated_linear(
     let mut inputs = vec![x, gate, up];
     inputs.extend(biases.into_iter().flatten());
     g.call(&GATED_LINEAR, attrs, &inputs)
+}
+
+/// [`linear`] with factors rounded to tf32; all in f32.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn tf32_linear(
+    g: &mut Graph,
+    x: ValueId,
+    w: ValueId,
+    bias: Option<ValueId>,
+    activation: Activation,
+) -> Layer {
+    let attrs = Attrs::NONE.word("activation", activation.word());
+    with_optional(g, &TF32_LINEAR, attrs, &[x, w], bias)
+}
+
+/// Rows as codes of one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantized {
+    /// The codes, `[.., k]` in `F8E4M3` or `I8`.
+    pub codes: ValueId,
+    /// What they are multiplied by, `f32 [..]`.
+    pub scales: ValueId,
+}
+
+/// Rows as codes of type `codes`, each row by itself.
+///
+/// Shapes: `x: [.., k]`, result codes `[.., k]` and scales `[..]`.
+///
+/// # Errors
+/// When `codes` is neither `F8E4M3` nor `I8`, or `x` is no float or a scalar.
+pub fn quantize_rows(g: &mut Graph, x: ValueId, codes: DType) -> Result<Quantized, GraphError> {
+    let results = g.composite(&QUANTIZE_ROWS, Attrs::NONE.word("codes", codes.name()), &[x])?;
+    Ok(Quantized { codes: results[0], scales: results[1] })
+}
+
+/// [`linear`] on quantized rows and weights.
+///
+/// Shapes: `x: [.., k]`, `w: [n, k]`, `bias: [n]`, result `[.., n]` of type `out`.
+///
+/// # Errors
+/// When types or shapes do not fit.
+pub fn scaled_linear(
+    g: &mut Graph,
+    x: Quantized,
+    w: Quantized,
+    bias: Option<ValueId>,
+    activation: Activation,
+    out: DType,
+) -> Layer {
+    let int = g.ty(x.codes).dtype == DType::I8;
+    let composite = if int { &INT8_LINEAR } else { &FP8_LINEAR };
+    let attrs = Attrs::NONE.word("activation", activation.word()).word("out", out.name());
+    with_optional(g, composite, attrs, &[x.codes, x.scales, w.codes, w.scales], bias)
 }
 
 /// Rows centred, divided by their standard deviation, scaled and shifted.

@@ -94,6 +94,8 @@ pub enum Call {
         k: u32,
         /// Element type of A, W and C.
         dtype: DType,
+        /// Whether factors in `F32` are rounded to tf32.
+        tf32: bool,
         /// Whether a row `[n]` is added before the activation.
         bias: bool,
         /// Applied to the sums.
@@ -176,10 +178,11 @@ impl Unit {
 
 impl Call {
     fn canonical(&self) -> Vec<u8> {
-        let mut out = Canonical::new("call", 1);
+        let mut out = Canonical::new("call", 2);
         match self {
-            Self::Gemm { rows, n, k, dtype, bias, activation, residual, packed } => {
-                out.text("gemm").u32(*rows).u32(*n).u32(*k).text(dtype.name()).u8(u8::from(*bias));
+            Self::Gemm { rows, n, k, dtype, tf32, bias, activation, residual, packed } => {
+                out.text("gemm").u32(*rows).u32(*n).u32(*k).text(dtype.name());
+                out.u8(u8::from(*tf32)).u8(u8::from(*bias));
                 out.text(activation.name()).u8(u8::from(*residual)).u8(u8::from(*packed));
             }
             Self::Pack { n, k, dtype } => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{Artifacts, Device, Signature};
+use calor_device::{Artifacts, Claim, Device, Signature};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::{Counters, Recorder};
@@ -331,6 +331,11 @@ macro_rules! running {
             /// What the device is.
             pub fn signature(&self) -> &Signature {
                 &self.0.device().signature
+            }
+
+            /// What the device does better than generated code.
+            pub fn claims(&self) -> &'static [Claim] {
+                self.0.device().claims
             }
 
             /// The counters of this scope.

@@ -36,6 +36,8 @@ pub struct Encoder {
     pub length: usize,
     /// Type of weights and of the rows between products.
     pub dtype: DType,
+    /// Type of one byte that the layers' products are in, if not that of the rows.
+    pub codes: Option<DType>,
 }
 
 /// The sizes that are asked for.
@@ -43,6 +45,7 @@ pub const ENCODERS: &[Encoder] = &[
     bert("large 1x32", 24, 1024, 1, 32),
     bert("large 1x512", 24, 1024, 1, 512),
     bert("large 32x512", 24, 1024, 32, 512),
+    in_fp8(bert("large 32x512 fp8", 24, 1024, 32, 512)),
     bert("base 1x32", 12, 768, 1, 32),
     bert("base 320x50", 12, 768, 320, 50),
     bert("base 32x512", 12, 768, 32, 512),
@@ -58,7 +61,11 @@ const fn bert(
 ) -> Encoder {
     let heads = if hidden == 384 { 12 } else { hidden / 64 };
     let (inner, dtype) = (4 * hidden, DType::BF16);
-    Encoder { name, layers, hidden, heads, inner, sequences, length, dtype }
+    Encoder { name, layers, hidden, heads, inner, sequences, length, dtype, codes: None }
+}
+
+const fn in_fp8(encoder: Encoder) -> Encoder {
+    Encoder { codes: Some(DType::F8E4M3), ..encoder }
 }
 
 /// Rows of the table of words.
@@ -88,7 +95,8 @@ impl Figures {
         serde_json::json!({
             "encoder": encoder.name, "layers": encoder.layers, "hidden": encoder.hidden,
             "sequences": encoder.sequences, "length": encoder.length,
-            "dtype": encoder.dtype.name(), "compiles": compiles, "build_ns": build_ns,
+            "dtype": encoder.dtype.name(), "codes": encoder.codes.map(DType::name),
+            "compiles": compiles, "build_ns": build_ns,
             "seal_ns": seal_ns, "flops": flops, "runs_ns": runs_ns,
         })
     }
@@ -190,7 +198,7 @@ pub fn table(
     let store = artifacts(folder);
     writeln!(
         out,
-        "encoder        compiles  build ms  seal ms  first us  median us  TFLOP/s  tokens/s"
+        "encoder           compiles  build ms  seal ms  first us  median us  TFLOP/s  tokens/s"
     )?;
     for encoder in ENCODERS {
         if !names.is_empty() && !names.iter().any(|it| encoder.name.contains(&**it)) {
@@ -201,7 +209,7 @@ pub fn table(
         writeln!(record, "{}", it.to_json(encoder))?;
         writeln!(
             out,
-            "{:<14} {:>8} {:>9.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",
+            "{:<17} {:>8} {:>9.0} {:>8.1} {:>9.0} {:>10.1} {:>8.1} {:>9.0}",
             encoder.name,
             it.compiles,
             it.build_ns as f64 / 1e6,
@@ -273,7 +281,7 @@ impl Encoder {
         let hi = g.live_input("hi", 0, Type::new(DType::I32, &[rows]));
         let first = g.live_input("first", 1, Type::new(DType::I32, &[self.sequences]));
         let last = g.live_input("last", 1, Type::new(DType::I32, &[self.sequences]));
-        let mut weights = Weights { count: 0, dtype: self.dtype };
+        let mut weights = Weights { count: 0, dtype: self.dtype, codes: self.codes };
         let words = weights.exact(&mut g, &[WORDS, hidden]);
         let x = nn::embedding(&mut g, words, ids)?;
         let mut x = weights.norm(&mut g, x)?;
@@ -337,6 +345,7 @@ impl Encoder {
 struct Weights {
     count: usize,
     dtype: DType,
+    codes: Option<DType>,
 }
 
 impl Weights {
@@ -355,8 +364,13 @@ impl Weights {
     ) -> Result<ValueId, GraphError> {
         let from = g.shape(x).last();
         let (w, b) = (self.exact(g, &[to, from]), self.exact(g, &[to]));
-        let (w, b) = (g.cast(w, self.dtype)?, g.cast(b, self.dtype)?);
-        nn::linear(g, x, w, Some(b), activation)
+        let b = g.cast(b, self.dtype)?;
+        let Some(codes) = self.codes else {
+            let w = g.cast(w, self.dtype)?;
+            return nn::linear(g, x, w, Some(b), activation);
+        };
+        let (x, w) = (nn::quantize_rows(g, x, codes)?, nn::quantize_rows(g, w, codes)?);
+        nn::scaled_linear(g, x, w, Some(b), activation, self.dtype)
     }
 
     fn norm(&mut self, g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
@@ -406,9 +420,14 @@ fn every_encoder_has_a_plan() {
         let capabilities = Capabilities { claims: device.claims, parallel_count: 132 };
         let plan = plan(&encoder.graph().unwrap(), &capabilities, &Choices::default()).unwrap();
         // Products, attention and norms, which few rows fold into products; embeddings with their
-        // norm, the last norm, and pooling.
+        // norm, the last norm, and pooling. Before each of the four products rows become codes, if
+        // they do.
         calor_testkit::check_plan(&plan).unwrap_or_else(|err| panic!("{err}\n{plan}"));
-        let of_layer = if encoder.rows() <= 64 { 5 } else { 7 };
+        let of_layer = match encoder.codes {
+            Some(_) => 11,
+            None if encoder.rows() <= 64 => 5,
+            None => 7,
+        };
         assert!(plan.steps.len() <= of_layer * encoder.layers + 3, "{}:\n{plan}", encoder.name);
     }
 }

@@ -7,6 +7,7 @@ use calor_device::Driver;
 use calor_embed::embedder::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, PoolingChoice,
 };
+use calor_embed::embedding::{cosine, l2_norm};
 use calor_embed::input::Role;
 use calor_embed::tokenizer::LongTokens;
 use calor_embed::{EmbeddingError, EmbeddingResult, InferencePrecision};
@@ -136,7 +137,7 @@ impl Golden<'_> {
 
     fn alike(&self, got: &[f32], want: &[f32], what: &str) {
         assert_eq!(got.len(), want.len(), "{what}");
-        let cosine = calor_embed::embedding::cosine(got, want);
+        let cosine = cosine(got, want);
         assert!(cosine >= self.cosine_min, "{what}: cosine {cosine}");
     }
 
@@ -202,6 +203,72 @@ impl Golden<'_> {
         let got = run(&mut embedder, &[EmbedItem::Pixels(pixels)]);
         let (_, want) = self.expected("clip", "image_norm");
         self.alike(&got[0], &want[..got[0].len()], &format!("clip image in {precision}"));
+    }
+
+    /// All vectors of every model in another precision, each model's packed together; only
+    /// cosines are compared: of the vectors as they are, and with the references' mean taken off,
+    /// so that what all vectors have in common hides nothing. Vectors that hardly differ from the
+    /// mean are left out of the second: what they differ in is below the rounding of bf16 too.
+    /// Models with large weights need only reach `large_min`, as they are. `models` are asked, or
+    /// all of them if it is empty. The answer has a line with the least cosines of each.
+    ///
+    /// # Panics
+    /// When they are not those of the reference.
+    pub fn vectors_are_close_in(
+        &self,
+        precision: InferencePrecision,
+        large_min: f64,
+        models: &[&str],
+    ) -> Vec<String> {
+        let wanted = |model: &str| models.is_empty() || models.contains(&model);
+        let mut lines = Vec::new();
+        let mut check = |model: &str, tensor: &str, got: &[Vec<f32>], want: &[Vec<f32>]| {
+            let least = least_cosines(got, want);
+            let mins = match OF_TRAINED_SIZE.contains(&model) {
+                true => [self.cosine_min; 2],
+                false => [large_min, -1.0],
+            };
+            let near = least[0] >= mins[0] && least[1] >= mins[1];
+            let word = if near { "ok" } else { "FAR" };
+            let [plain, centred] = least;
+            lines.push(format!("{word:<4} {model} {tensor}: {plain:.6}, centred {centred:.6}"));
+        };
+        let vectors = |(shape, all): (Vec<usize>, Vec<f32>)| -> Vec<Vec<f32>> {
+            all.chunks_exact(shape[1]).map(<[f32]>::to_vec).collect()
+        };
+        for row in rows().into_iter().filter(|it| wanted(it.model)) {
+            let ids = ids(&self.case(row.model), row.ids);
+            let items: Vec<EmbedItem> = ids.into_iter().map(EmbedItem::Ids).collect();
+            let got = run(&mut self.try_open(&row, precision).unwrap(), &items);
+            let want = vectors(self.expected(row.model, row.tensor));
+            check(row.model, row.tensor, &got, &want);
+        }
+        if wanted("clip") {
+            let row = row("clip", "image_norm", PoolingChoice::Eos, true);
+            let (shape, pixels) = self.expected("clip", "pixel_values");
+            let pixels = pixels.chunks_exact(shape[1] * shape[2] * shape[3]);
+            let items: Vec<EmbedItem> = pixels.map(|it| EmbedItem::Pixels(it.to_vec())).collect();
+            let got = run(&mut self.try_open(&row, precision).unwrap(), &items);
+            check(row.model, row.tensor, &got, &vectors(self.expected("clip", "image_norm")));
+        }
+        let far = lines.iter().any(|it| it.starts_with("FAR"));
+        assert!(!far, "{precision}, least cosines:\n{}", lines.join("\n"));
+        lines
+    }
+
+    /// A precision that the device has no products for is refused in its name.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn device_refuses(&self, precision: InferencePrecision) {
+        let device = self.driver.open(0).unwrap().signature.model;
+        for row in rows() {
+            match self.try_open(&row, precision) {
+                Err(EmbeddingError::PrecisionRefused { model, .. }) => assert_eq!(model, device),
+                Err(err) => panic!("{}: {err}", row.model),
+                Ok(_) => panic!("{}: not refused", row.model),
+            }
+        }
     }
 
     /// One vector for each token.
@@ -286,6 +353,32 @@ impl Golden<'_> {
             self.close(&alone[0], got, &format!("image {at} alone"));
         }
     }
+}
+
+/// Reference models whose weights are as large as those of trained ones, about 0.04 at a width of
+/// 64. Those of the others are four times as large: each product grows what it is given, errors of
+/// rounding too, and softmax is near to a choice. Their cosines tell a wrong product from a right
+/// one, and not what a precision costs a trained model.
+const OF_TRAINED_SIZE: [&str; 4] = ["bert", "longformer", "splade", "colbert"];
+
+/// A vector nearer to the mean than this share of its length is not compared without the mean.
+const SPREAD_MIN: f64 = 0.2;
+
+/// The least cosines of vectors to their references: as they are, and without the references'
+/// mean.
+fn least_cosines(got: &[Vec<f32>], want: &[Vec<f32>]) -> [f64; 2] {
+    assert_eq!(got.len(), want.len());
+    let count = want.len() as f32;
+    let mean: Vec<f32> =
+        (0..want[0].len()).map(|at| want.iter().map(|it| it[at]).sum::<f32>() / count).collect();
+    let centred = |it: &[f32]| -> Vec<f32> { it.iter().zip(&mean).map(|(a, b)| a - b).collect() };
+    let pairs = got.iter().zip(want);
+    pairs.fold([1.0, 1.0], |[plain, apart], (got, want)| {
+        let [own, other] = [got, want].map(|it| centred(it));
+        let spread = l2_norm(&other) / l2_norm(want);
+        let next = if spread < SPREAD_MIN { 1.0 } else { cosine(&own, &other) };
+        [plain.min(cosine(got, want)), apart.min(next)]
+    })
 }
 
 fn ids(case: &serde_json::Value, list: &str) -> Vec<Vec<u32>> {

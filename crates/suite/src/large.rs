@@ -82,6 +82,58 @@ pub fn check_gates(driver: &dyn Driver) {
     assert!(wrong.is_empty(), "{} gates:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Products in fp8, int8 and tf32 with every activation, with and without bias and residual: rows
+/// in a half type that are quantized first, weights that are codes already.
+///
+/// # Panics
+/// When one is not what the oracle says.
+pub fn check_narrow_products(driver: &dyn Driver) {
+    let mut wrong = Vec::new();
+    for (at, [rows, n, k]) in PRODUCTS.into_iter().enumerate() {
+        for codes in [DType::F8E4M3, DType::I8, DType::F32] {
+            let narrow = codes != DType::F32;
+            for (turn, activation) in nn::Activation::ALL.into_iter().enumerate() {
+                let (bias, residual) = ((turn + at) % 3 != 0, (turn + at) % 2 == 0);
+                let mut case = CaseBuilder::new(&format!(
+                    "{rows}x{n}x{k} {} {activation:?} bias {bias} residual {residual}",
+                    if narrow { codes.name() } else { "tf32" }
+                ));
+                // Factors in tf32 are off by a part in 2048.
+                case = case.tolerance(if narrow { 2e-2 } else { 1e-2 });
+                let dtype = if narrow { DType::BF16 } else { DType::F32 };
+                let x = case.random("x", dtype, &[rows, k]);
+                let w = if narrow {
+                    case.random_in("w", codes, &[n, k], codes.lowest(), codes.highest())
+                } else {
+                    case.random_in("w", dtype, &[n, k], -0.25, 0.25)
+                };
+                let most = 0.25 / codes.highest();
+                let scales =
+                    narrow.then(|| case.random_in("scales", DType::F32, &[n], 0.5 * most, most));
+                let b = bias.then(|| case.random("b", dtype, &[n]));
+                let more = residual.then(|| case.random("residual", dtype, &[rows, n]));
+                let g = &mut case.graph;
+                let y = match scales {
+                    Some(scales) => nn::quantize_rows(g, x, codes).and_then(|x| {
+                        let w = nn::Quantized { codes: w, scales };
+                        nn::scaled_linear(g, x, w, b, activation, dtype)
+                    }),
+                    None => nn::tf32_linear(g, x, w, b, activation),
+                };
+                let y = y.and_then(|y| match more {
+                    Some(more) => g.add(y, more),
+                    None => Ok(y),
+                });
+                check(driver, "linear", &case.finish(y.map(|it| vec![it])), &mut wrong);
+                if 1000 < rows && 1 < turn {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} products:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// Packed sequences of these lengths, then padding rows.
 const LENGTHS: &[usize] = &[17, 1, 64, 33, 2, 90];
 

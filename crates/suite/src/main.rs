@@ -12,8 +12,9 @@
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
 //! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
-//! nothing; `--without-library` leaves cuBLASLt alone. `--sealed` runs encoders in place of checks,
-//! for `crates/suite/outside/check.sh`, which says what `--plant` is.
+//! nothing; `--without-library` leaves cuBLASLt alone, `--without-hopper` the forms of sm_90a, and
+//! `--without-fp8` products in fp8. `--sealed` runs encoders in place of checks, for
+//! `crates/suite/outside/check.sh`, which says what `--plant` is.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -23,13 +24,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use calor_device::{Driver, Signature};
+use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
-use calor_suite::{check_baked_values, check_nf4};
+use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
 use calor_suite::{parts, sealed_runs, weights};
 use calor_telemetry::clock::Stopwatch;
@@ -58,6 +59,8 @@ struct Arguments {
     plant: bool,
     eager: bool,
     without_library: bool,
+    without_hopper: bool,
+    without_fp8: bool,
     libraries: Vec<PathBuf>,
     weights: Option<PathBuf>,
     make: bool,
@@ -95,6 +98,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--parts" => found.parts = true,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
+            "--without-hopper" => found.without_hopper = true,
+            "--without-fp8" => found.without_fp8 = true,
             name => found.names.push(name.to_owned()),
         }
     }
@@ -117,6 +122,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         path,
         eager: arguments.eager,
         without_vendor_library: arguments.without_library,
+        plain_arch: arguments.without_hopper,
+        without_fp8: arguments.without_fp8,
         profile: profile.clone(),
         ..CudaOptions::default()
     };
@@ -132,38 +139,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // One stays open, so that the context is made once.
     let device = driver.open(0)?;
     writeln!(out, "{:?}", device.signature)?;
-    if let Some(profile) = &profile {
-        bench::steps(&driver, profile, &arguments.names, &mut out)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if arguments.parts {
-        parts::table(&driver, &arguments.names, &mut out)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if arguments.sealed {
-        for encoder in bench::ENCODERS {
-            if arguments.names.iter().any(|it| encoder.name.contains(&**it)) {
-                sealed_runs(&driver, encoder, arguments.plant, &mut out)?;
-            }
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Some(folder) = &arguments.weights {
-        weights::table(&driver, folder, &arguments.names, &arguments.cache, &mut out)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if arguments.bench {
-        let folder = &arguments.cache;
-        let mut record: Box<dyn Write> = match &arguments.json {
-            Some(path) => Box::new(File::create(path)?),
-            None => Box::new(std::io::sink()),
-        };
-        writeln!(record, "{}", head(&device.signature, &arguments)?)?;
-        bench::table(&driver, &arguments.names, folder, &mut out, &mut *record)?;
+    if measures(&driver, &device.signature, profile.as_ref(), &arguments, &mut out)? {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0;
-    for (name, check) in checks(&driver, &alone, &arguments.golden) {
+    for (name, check) in checks(&driver, &alone, device.claims, &arguments.golden) {
         if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
             continue;
         }
@@ -176,6 +156,39 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures what the command line asks for in place of checks, and says whether it asked.
+fn measures(
+    driver: &CudaDriver,
+    signature: &Signature,
+    profile: Option<&CudaProfile>,
+    arguments: &Arguments,
+    out: &mut dyn Write,
+) -> Result<bool, Box<dyn Error>> {
+    if let Some(profile) = profile {
+        bench::steps(driver, profile, &arguments.names, out)?;
+    } else if arguments.parts {
+        parts::table(driver, &arguments.names, out)?;
+    } else if arguments.sealed {
+        for encoder in bench::ENCODERS {
+            if arguments.names.iter().any(|it| encoder.name.contains(&**it)) {
+                sealed_runs(driver, encoder, arguments.plant, out)?;
+            }
+        }
+    } else if let Some(folder) = &arguments.weights {
+        weights::table(driver, folder, &arguments.names, &arguments.cache, out)?;
+    } else if arguments.bench {
+        let mut record: Box<dyn Write> = match &arguments.json {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::sink()),
+        };
+        writeln!(record, "{}", head(signature, arguments)?)?;
+        bench::table(driver, &arguments.names, &arguments.cache, out, &mut *record)?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// The pipeline of twelve models, measured or under load.
@@ -223,14 +236,33 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
         "program_blake3": program.to_string(), "model": signature.model,
         "arch": signature.arch, "versions": versions, "eager": arguments.eager,
         "without_library": arguments.without_library,
+        "without_hopper": arguments.without_hopper, "without_fp8": arguments.without_fp8,
     }))
 }
 
 type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
 
+/// The check of a precision where the device claims its product, else that it is refused.
+fn in_precision<'a>(
+    golden: Golden<'a>,
+    claims: &'static [Claim],
+    precision: InferencePrecision,
+    large_min: f64,
+) -> Box<dyn FnOnce() + 'a> {
+    match precision.runs_with(claims) {
+        true => Box::new(move || {
+            let lines = golden.vectors_are_close_in(precision, large_min, &[]);
+            // Figures that a person wants to see where they were measured.
+            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        }),
+        false => Box::new(move || golden.device_refuses(precision)),
+    }
+}
+
 fn checks<'a>(
     driver: &'a dyn Driver,
     alone: &'a dyn Driver,
+    claims: &'static [Claim],
     golden: &'a std::path::Path,
 ) -> Vec<Check<'a>> {
     let form = move |form: Form| {
@@ -242,6 +274,9 @@ fn checks<'a>(
     let models =
         move || Golden { driver, dir: golden.to_owned(), tolerance: 1e-4, cosine_min: 0.99999 };
     let close = move || Golden { cosine_min: 0.999, ..models() };
+    let in_precision = |precision, cosine_min, large_min| {
+        in_precision(Golden { cosine_min, ..models() }, claims, precision, large_min)
+    };
     vec![
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
@@ -267,6 +302,10 @@ fn checks<'a>(
                 close().short_vectors_are_close_in(InferencePrecision::FP16, &refusing);
             }),
         ),
+        ("golden.tf32", in_precision(InferencePrecision::TF32, 0.9999, 0.999)),
+        ("golden.fp8", in_precision(InferencePrecision::FP8, 0.99, 0.9)),
+        ("golden.int8", in_precision(InferencePrecision::INT8, 0.99, 0.99)),
+        ("large.narrow_products", Box::new(move || check_narrow_products(driver))),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.gates", Box::new(move || check_gates(driver))),
         ("large.attention", Box::new(move || check_attention(driver))),

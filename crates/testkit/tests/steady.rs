@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use calor_device::Driver;
 use calor_device_cpu::CpuDriver;
+use calor_embed::InferencePrecision;
 use calor_embed::encoder::{Pooling, TextOutputs, text_graph};
 use calor_embed::packing::Bucket;
-use calor_ir::DType;
 use calor_kernel::Digest;
 use calor_runtime::{Build, Choices, ProgramSpec, Session, WeightSource};
 use calor_telemetry::counter::Plain;
@@ -101,7 +101,8 @@ fn a_sealed_session_allocates_nothing() {
         token_slot: None,
         token_mean: None,
     };
-    let graph = text_graph(&config, Head::None, "", bucket, &outputs, DType::F32).unwrap();
+    let precision = InferencePrecision::FP32;
+    let graph = text_graph(&config, Head::None, "", bucket, &outputs, precision).unwrap();
     let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
     let counters = Arc::new(Counters::new());
     let device = driver.open(0).unwrap();

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use calor_embed::InferencePrecision;
 use calor_embed::encoder::{Pooling, TextOutputs, text_graph};
 use calor_embed::error::EmbeddingError;
 use calor_embed::packing::Bucket;
-use calor_ir::DType;
 use calor_runtime::{Capabilities, Choices};
 use calor_weights::{Head, ModelConfig};
 use serde_json::json;
@@ -46,8 +46,9 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         place: "graph of a benchmark",
         source: Some(Box::new(source)),
     };
+    let precision = InferencePrecision::FP32;
     let graph =
-        text_graph(encoder, Head::None, "", bucket, &outputs, DType::F32).map_err(source_error)?;
+        text_graph(encoder, Head::None, "", bucket, &outputs, precision).map_err(source_error)?;
     let device = context.open()?;
     let capabilities =
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };

@@ -28,6 +28,10 @@ pub(crate) struct EmbedArguments {
     pub(crate) checkpoint: CheckpointArguments,
     #[command(flatten)]
     pub(crate) run: RunArguments,
+    /// Embed the first 16 items in f32 as well, and report how far their vectors are from those.
+    /// Costs a second set of weights and programs on the device; nothing is done without it.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) check_precision: bool,
     /// Write vectors here: .jsonl, .npy, .parquet or .safetensors.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
@@ -138,7 +142,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "DIR", help_heading = "Models")]
     pub(crate) models_dir: Option<PathBuf>,
     /// Precision of the models' products: auto is bf16 on cuda from compute capability 8.0, else
-    /// f32. What leaves is f32.
+    /// f32. What leaves is f32. `calor doctor` says which a device has.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Models")]
     pub(crate) precision: PrecisionWord,
     /// The time that ages are measured against: 2024-05-01T12:00:00Z or seconds since 1970.
@@ -279,10 +283,16 @@ pub(crate) enum PrecisionWord {
     Auto,
     /// 32-bit floats throughout.
     F32,
+    /// 32-bit floats, multiplied with eleven digits on tensor cores.
+    Tf32,
     /// Brain floats.
     Bf16,
     /// 16-bit floats; T5 refuses them.
     F16,
+    /// Floats of one byte with scales, between rows in bf16.
+    Fp8,
+    /// Whole numbers of one byte with scales, between rows in bf16.
+    Int8,
 }
 
 /// Parts of a result.

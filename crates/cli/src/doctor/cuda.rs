@@ -4,14 +4,21 @@ use calor_device::{DeviceError, Driver};
 use calor_device_cuda::{Libraries, LibraryName};
 use serde_json::{Value as Json, json};
 
-use super::Finding;
+use super::{Finding, precisions};
 use crate::{devices, environment::Environment};
 
 /// What was looked at.
 pub(super) struct Section {
     libraries: Libraries,
-    /// The driver's CUDA version and the GPUs' names, or why there are none.
-    machine: Result<((u32, u32), Vec<String>), DeviceError>,
+    /// The driver's CUDA version and the GPUs, or why there are none.
+    machine: Result<((u32, u32), Vec<Gpu>), DeviceError>,
+}
+
+/// A GPU that was not opened.
+struct Gpu {
+    name: String,
+    /// What models can run in on it.
+    precisions: Vec<&'static str>,
 }
 
 impl Section {
@@ -22,8 +29,11 @@ impl Section {
         let machine = driver.version().and_then(|version| {
             // No GPU is an answer of the driver, told from one that is broken by its version.
             let count = driver.count()?;
-            let names = (0..count).map(|it| driver.name(it)).collect::<Result<_, _>>()?;
-            Ok((version, names))
+            let gpu = |it| {
+                let precisions = precisions(driver.claims(it)?);
+                Ok::<_, DeviceError>(Gpu { name: driver.name(it)?, precisions })
+            };
+            Ok((version, (0..count).map(gpu).collect::<Result<_, _>>()?))
         });
         Self { libraries, machine }
     }
@@ -41,15 +51,16 @@ impl Section {
             });
         }
         out.push(match &self.machine {
-            Ok((_, names)) if names.is_empty() => Finding::bad(
+            Ok((_, gpus)) if gpus.is_empty() => Finding::bad(
                 "GPUs",
                 "the driver is here, and there is no GPU",
                 "`--device cuda` is refused; `--device cpu` works",
             ),
-            Ok(((major, minor), names)) => {
-                let numbered: Vec<String> =
-                    names.iter().enumerate().map(|(at, it)| format!("cuda:{at} {it}")).collect();
-                let gpus = numbered.join(", ");
+            Ok(((major, minor), gpus)) => {
+                let numbered = gpus.iter().enumerate().map(|(at, Gpu { name, precisions })| {
+                    format!("cuda:{at} {name}: {}", precisions.join(", "))
+                });
+                let gpus = numbered.collect::<Vec<_>>().join("; ");
                 Finding::good("GPUs", format!("{gpus} (driver for CUDA {major}.{minor})"))
             }
             Err(why) => Finding::bad(
@@ -75,10 +86,15 @@ impl Section {
                 json!({ "name": it.name.title(), "path": path, "why": why, "cost": cost })
             })
             .collect();
-        let (version, names, why) = match &self.machine {
-            Ok(((major, minor), names)) => (Some(format!("{major}.{minor}")), &names[..], None),
+        let (version, gpus, why) = match &self.machine {
+            Ok(((major, minor), gpus)) => (Some(format!("{major}.{minor}")), &gpus[..], None),
             Err(why) => (None, &[][..], Some(why.to_string())),
         };
-        json!({ "libraries": libraries, "driver_version": version, "gpus": names, "why": why })
+        let names: Vec<&str> = gpus.iter().map(|it| &*it.name).collect();
+        let precisions: Vec<&[&str]> = gpus.iter().map(|it| &*it.precisions).collect();
+        json!({
+            "libraries": libraries, "driver_version": version, "gpus": names,
+            "precisions": precisions, "why": why,
+        })
     }
 }

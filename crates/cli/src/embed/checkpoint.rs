@@ -93,14 +93,15 @@ pub(super) fn open_build(
 pub(super) fn precision(word: PrecisionWord, device: &Signature) -> InferencePrecision {
     match word {
         PrecisionWord::Auto => match InferencePrecision::detect_optimal(device) {
-            InferencePrecision::BF16 => InferencePrecision::BF16,
-            InferencePrecision::FP32 | InferencePrecision::FP16 | InferencePrecision::INT8 => {
-                InferencePrecision::FP32
-            }
+            InferencePrecision::FP16 => InferencePrecision::FP32,
+            best => best,
         },
         PrecisionWord::F32 => InferencePrecision::FP32,
+        PrecisionWord::Tf32 => InferencePrecision::TF32,
         PrecisionWord::Bf16 => InferencePrecision::BF16,
         PrecisionWord::F16 => InferencePrecision::FP16,
+        PrecisionWord::Fp8 => InferencePrecision::FP8,
+        PrecisionWord::Int8 => InferencePrecision::INT8,
     }
 }
 
@@ -146,13 +147,13 @@ pub(super) fn long_tokens(word: TooLong) -> LongTokens {
 impl CheckpointEngine {
     pub(super) fn open(
         arguments: &EmbedArguments,
+        run: &RunArguments,
         environment: &Environment,
         recording: &Recording,
     ) -> Result<Self, Failure> {
         let choices = &arguments.checkpoint;
         let dir = choices.checkpoint.clone().unwrap_or_default();
         let long_text = long_tokens(arguments.inputs.on_too_long);
-        let run = &arguments.run;
         let embedder = open_embedder(&dir, Some(choices), run, long_text, environment, recording)?;
         let model = dir.canonicalize().unwrap_or(dir);
         let model = model

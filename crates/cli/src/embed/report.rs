@@ -72,9 +72,10 @@ impl Report {
         }));
     }
 
-    /// What ran.
-    pub(super) fn describe(&mut self, about: Map<String, Json>) {
+    /// What ran, and how far its vectors are from those in f32, if that was measured.
+    pub(super) fn describe(&mut self, about: Map<String, Json>, parity: Option<Json>) {
         self.about = about;
+        self.about.extend(parity.map(|it| ("precision_check".into(), it)));
     }
 
     /// What goes into a file's metadata.
@@ -155,6 +156,15 @@ impl Report {
                 bytes("checked_bytes"),
                 bytes("proven_bytes"),
             ));
+        }
+        if let Some(Json::Object(columns)) =
+            self.about.get("precision_check").map(|it| &it["columns"])
+        {
+            for (name, it) in columns {
+                let figure = |name: &str| it[name].as_f64().unwrap_or_default();
+                let (least, mean) = (figure("cosine_min"), figure("cosine_mean"));
+                answer::remark(format!("{name}: cosine to f32 {mean:.6}, least {least:.6}"));
+            }
         }
         let untrained = self.about.get("untrained").and_then(Json::as_array);
         let untrained: Vec<&str> =

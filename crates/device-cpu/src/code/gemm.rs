@@ -29,6 +29,7 @@ pub(super) fn new(call: &Call) -> Result<Box<dyn Code>, NoCode> {
             only_f32(dtype)?;
             Ok(Box::new(PackCode { n: n as usize, k: k as usize }))
         }
+        Call::Gemm { tf32: true, .. } => Err(NoCode::Unsupported("matrix products in tf32".into())),
         Call::Gemm { n, k, dtype, bias, activation, residual, packed, .. } => {
             only_f32(dtype)?;
             let (n, k) = (n as usize, k as usize);

@@ -7,12 +7,12 @@ use calor_kernel::{Activation, Call, Source, Unit};
 use super::few_rows;
 use super::{HOPPER, TURING, attrs, fits, results, rows, sizes};
 use crate::gemm::workspace_bytes;
-use crate::sources::{SKINNY_ROWS_MAX, activation_number, type_number};
+use crate::sources::{E4M3, INT8, SKINNY_ROWS_MAX, activation_number, type_number};
 
 /// Who computes a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Maker {
-    Library,
+pub(super) enum Maker {
+    Library { tf32: bool },
     Source(&'static str),
 }
 
@@ -62,7 +62,7 @@ fn maker(cores: u32, library: bool, it: &Product) -> Maker {
     let wide = 4096 <= it.rows && it.n.is_multiple_of(192);
     match (known && aligned, cores == HOPPER, library) {
         (true, true, true) if !fused || wide => Maker::Source("gemm_wgmma"),
-        (_, _, true) => Maker::Library,
+        (_, _, true) => Maker::Library { tf32: false },
         (true, true, false) => Maker::Source("gemm_wgmma"),
         (true, false, false) => Maker::Source("gemm_mma"),
         (false, _, false) => Maker::Source("gemm_plain"),
@@ -81,7 +81,8 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    fn of(site: &Site<'_>) -> Option<Self> {
+    /// The layer of rows, weights and perhaps a bias, all of one type.
+    pub(super) fn of(site: &Site<'_>) -> Option<Self> {
         let (x, w, bias) = match *site.inputs() {
             [x, w] => (x, w, None),
             [x, w, bias] => (x, w, Some(bias)),
@@ -91,6 +92,17 @@ impl Layer {
         if site.inputs().iter().any(|it| site.graph().ty(*it).dtype != dtype) {
             return None;
         }
+        Self::between(site, x, w, bias)
+    }
+
+    /// The layer of these among a site's inputs, whatever their types.
+    pub(super) fn between(
+        site: &Site<'_>,
+        x: ValueId,
+        w: ValueId,
+        bias: Option<ValueId>,
+    ) -> Option<Self> {
+        let dtype = site.graph().ty(x).dtype;
         let [n, k] = sizes(site, w)?;
         let outer: usize = site.graph().shape(x).sizes().split_last()?.1.iter().product();
         let (rows, n, k) = (fits(outer)?, fits(n)?, fits(k)?);
@@ -103,6 +115,14 @@ impl Layer {
         Some(Self { x, w, bias, product, joined: None, result: y })
     }
 
+    /// The layer with the addition that follows, if there is one.
+    pub(super) fn added(self, site: &Site<'_>) -> Self {
+        match self.joined(site) {
+            Some(it) if it.product.join == Join::Add => it,
+            Some(_) | None => self,
+        }
+    }
+
     /// The layer with what follows.
     fn joined(&self, site: &Site<'_>) -> Option<Self> {
         let joined = joined(site, self.result)?;
@@ -112,7 +132,9 @@ impl Layer {
 
     /// The offer of a unit that reads rows, weights, then what they meet, and writes the result.
     pub(super) fn offer(&self, unit: Unit, x: ValueId, weights: Vec<OfferArg>) -> Offer {
-        let mut args = vec![OfferArg::Read(x, rows(1))];
+        // Rows of codes are whole pieces of 16 bytes only where they have no gaps.
+        let layout = if is_codes(self.product.dtype) { Layout::Dense } else { rows(1) };
+        let mut args = vec![OfferArg::Read(x, layout)];
         args.extend(weights);
         let mut stride_joined = OfferWord::Fixed(0);
         if let Some(joined) = self.joined {
@@ -139,16 +161,26 @@ impl Layer {
     /// The parameters that every source of a product has.
     pub(super) fn params(&self, bias: bool) -> Option<Vec<(&'static str, i64)>> {
         let Product { rows, n, k, dtype, activation, join } = self.product;
+        let number = match dtype {
+            DType::I8 => INT8,
+            DType::F8E4M3 => E4M3,
+            dtype => type_number(dtype)?,
+        };
         Some(vec![
             ("n", i64::from(n)),
             ("k", k.into()),
-            ("dtype", type_number(dtype)?.into()),
+            ("dtype", number.into()),
             ("activation", activation_number(activation).into()),
             ("bias", bias.into()),
             ("residual", join as i64),
             ("rows", rows.into()),
         ])
     }
+}
+
+/// Whether numbers of a type are codes, which scales belong to.
+fn is_codes(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::F8E4M3)
 }
 
 /// A product with bias and activation, and the addition that follows if nothing else reads the
@@ -158,24 +190,31 @@ pub(super) fn offer<const CORES: u32, const LIBRARY: bool>(site: &Site<'_>) -> O
     let joined = alone.joined(site).map(|it| (maker(CORES, LIBRARY, &it.product), it));
     let (maker, layer) = match joined {
         // The library does not multiply, and one more pass is what there is without it.
-        Some((Maker::Library, it)) if it.product.join == Join::Multiply => {
+        Some((Maker::Library { .. }, it)) if it.product.join == Join::Multiply => {
             (maker(CORES, LIBRARY, &alone.product), alone)
         }
         Some(joined) => joined,
         None => (maker(CORES, LIBRARY, &alone.product), alone),
     };
     match maker {
-        Maker::Library => {
+        Maker::Source("gemm_skinny") => few_rows::offer(site, &layer),
+        maker => by(maker, &layer),
+    }
+}
+
+/// The offer of a layer that the library or a source without parameters of its own computes.
+pub(super) fn by(maker: Maker, layer: &Layer) -> Option<Offer> {
+    match maker {
+        Maker::Library { tf32 } => {
             let Product { rows, n, k, dtype, activation, join } = layer.product;
             let residual = join == Join::Add;
             let (bias, packed) = (layer.bias.is_some(), false);
-            let call = Call::Gemm { rows, n, k, dtype, bias, activation, residual, packed };
+            let call = Call::Gemm { rows, n, k, dtype, tf32, bias, activation, residual, packed };
             let mut offer = layer.offer(Unit::Call(call), layer.x, layer.weights());
             // The claims are the same for a generation, so the workspace is the largest.
             offer.args.push(OfferArg::Workspace { bytes: workspace_bytes(9) });
             Some(offer)
         }
-        Maker::Source("gemm_skinny") => few_rows::offer(site, &layer),
         Maker::Source(name) => {
             let params = layer.params(layer.bias.is_some())?;
             let unit = Unit::Source(Source { name, params });
@@ -215,21 +254,22 @@ fn products_go_to_who_measured_best() {
         |rows, n, k, dtype, activation, join| Product { rows, n, k, dtype, activation, join };
     let (gelu, none) = (Activation::Gelu, Activation::None);
     let bf16 = DType::BF16;
-    let hopper = |library, it: Product| maker(HOPPER, library, &it);
+    let library = Maker::Library { tf32: false };
+    let hopper = |library: bool, it: Product| maker(HOPPER, library, &it);
     let small = product(32, 4096, 1024, bf16, gelu, Join::None);
     assert_eq!(hopper(true, small), Maker::Source("gemm_skinny"));
     let wide = product(2048, 3072, 768, bf16, gelu, Join::None);
     assert_eq!(hopper(true, wide), Maker::Source("gemm_wgmma"));
     let added = product(2048, 768, 3072, bf16, none, Join::Add);
-    assert_eq!(hopper(true, added), Maker::Library);
+    assert_eq!(hopper(true, added), library);
     assert_eq!(hopper(false, added), Maker::Source("gemm_wgmma"));
     let gate = product(2048, 8960, 1536, bf16, Activation::Silu, Join::Multiply);
     assert_eq!(hopper(true, gate), Maker::Source("gemm_wgmma"));
     let exact = product(2048, 768, 3072, DType::F32, none, Join::Add);
-    assert_eq!(hopper(true, exact), Maker::Library);
+    assert_eq!(hopper(true, exact), library);
     assert_eq!(hopper(false, exact), Maker::Source("gemm_plain"));
     let odd = product(2048, 771, 3072, bf16, none, Join::Add);
     assert_eq!(hopper(false, odd), Maker::Source("gemm_plain"));
-    assert_eq!(maker(TURING, true, &small), Maker::Library);
+    assert_eq!(maker(TURING, true, &small), library);
     assert_eq!(maker(super::AMPERE, false, &wide), Maker::Source("gemm_mma"));
 }

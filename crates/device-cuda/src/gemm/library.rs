@@ -169,7 +169,7 @@ impl Described {
         let data = shape.data().ok_or(Refused::Type)?;
         let (n, k) = (u64::from(shape.n), u64::from(shape.k));
         let mut operation = ptr::null_mut();
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let compute = shape.compute();
         let scale = sys::cudaDataType_t::CUDA_R_32F;
         // SAFETY: the pointer is valid for a write.
         ok(unsafe { sys::cublasLtMatmulDescCreate(&raw mut operation, compute, scale) })?;

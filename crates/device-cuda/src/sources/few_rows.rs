@@ -59,7 +59,7 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
     let eps = source.param_f64("eps").filter(|it| it.is_finite());
     let eps = eps.ok_or_else(|| NoKernel::Wrong("`gemm_skinny` needs an epsilon".into()))?;
     let Shape { n, k, rows, dtype, .. } = shape;
-    let fits = n.is_multiple_of(8) && k.is_multiple_of(8) && dtype != 0;
+    let fits = n.is_multiple_of(8) && k.is_multiple_of(8) && matches!(dtype, 1 | 2);
     if ROWS_MAX < rows || !fits || 2 < norm || 2 < normed || (norm == 0 && normed != 0) {
         return Err(NoKernel::Wrong("a product that is not for few rows".into()));
     }

@@ -2,11 +2,12 @@
 //!
 //! Parameters: `n`, `k`, `dtype`, `activation`, `bias` (a flag), `residual` (0: none, 1: added
 //! after the activation, 2: multiplied with) and `rows` (most rows). Words and buffers are those of
-//! `Call::Gemm` without packing or workspace.
+//! `Call::Gemm` without packing or workspace. Of codes of one byte `out` is the type of the result,
+//! and scales follow the weights.
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{E4M3, INT8, NoKernel, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Extent, Geometry, KernelForm, MapForm};
 
@@ -20,6 +21,8 @@ pub(super) struct Shape {
     pub(super) n: u32,
     pub(super) k: u32,
     pub(super) dtype: u32,
+    /// Type of the result.
+    out: u32,
     activation: u32,
     bias: u32,
     residual: u32,
@@ -30,29 +33,42 @@ impl Shape {
     /// What a source asks for.
     pub(super) fn of(source: &Source) -> Result<Self, NoKernel> {
         let number = |name| param(source, name);
+        let dtype = number("dtype")?;
         let shape = Self {
             n: number("n")?,
             k: number("k")?,
-            dtype: number("dtype")?,
+            dtype,
+            out: if dtype < INT8 { dtype } else { number("out")? },
             activation: number("activation")?,
             bias: number("bias")?,
             residual: number("residual")?,
             rows: number("rows")?,
         };
         let zero = shape.n == 0 || shape.k == 0 || shape.rows == 0;
-        if zero || 2 < shape.dtype || 6 < shape.activation || 1 < shape.bias || 2 < shape.residual {
+        let unknown = E4M3 < shape.dtype || 2 < shape.out || 6 < shape.activation;
+        if zero || unknown || 1 < shape.bias || 2 < shape.residual {
             return Err(NoKernel::Wrong("a product of nothing".into()));
         }
         Ok(shape)
     }
 
     fn buffers(&self) -> u32 {
-        3 + self.bias + self.joins()
+        3 + 2 * u32::from(self.is_scaled()) + self.bias + self.joins()
     }
 
     /// How many other rows the result meets.
     fn joins(&self) -> u32 {
         u32::from(self.residual != 0)
+    }
+
+    /// Whether rows and weights are codes of one byte.
+    fn is_scaled(&self) -> bool {
+        matches!(self.dtype, INT8 | E4M3)
+    }
+
+    /// Whether rows of A, W and C are whole pieces of 16 bytes.
+    fn is_whole(&self) -> bool {
+        self.n.is_multiple_of(8) && self.k.is_multiple_of(if self.is_scaled() { 16 } else { 8 })
     }
 
     /// The macros that all texts have.
@@ -73,7 +89,7 @@ pub(super) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
     let shape = Shape::of(source)?;
     let dependent = 9 <= arch.major;
     match source.name {
-        "gemm_plain" => Ok(plain(&shape, dependent)),
+        "gemm_plain" if !shape.is_scaled() => Ok(plain(&shape, dependent)),
         "gemm_mma" => mma(&shape, arch, dependent),
         _ => wgmma(&shape, arch, sm_count.max(1), dependent),
     }
@@ -103,11 +119,11 @@ fn plain(shape: &Shape, dependent: bool) -> Written {
 }
 
 fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> {
-    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
+    if !shape.is_whole() {
         return Err(NoKernel::Wrong("a product that does not fit the tensor cores".into()));
     }
-    if arch.major < 8 && shape.dtype != 1 {
-        return Err(NoKernel::Unsupported(format!("products of bf16 on {arch}")));
+    if (arch.major < 8 && shape.dtype != 1) || (shape.dtype == E4M3 && !arch.has_fp8()) {
+        return Err(NoKernel::Unsupported(format!("products of type {} on {arch}", shape.dtype)));
     }
     let stages = if arch.major < 8 { 2 } else { 3 };
     // Warps below and beside each other, and the part of one: smaller where there are few tiles.
@@ -117,7 +133,7 @@ fn mma(shape: &Shape, arch: Arch, dependent: bool) -> Result<Written, NoKernel> 
     let (rows, cols) = (below * part_rows, beside * part_cols);
     let mut values = shape.macros(dependent);
     values.extend([
-        ("OUT", i64::from(shape.dtype)),
+        ("OUT", i64::from(shape.out)),
         ("WARPS_M", below.into()),
         ("WARPS_N", beside.into()),
         ("WARP_ROWS", part_rows.into()),
@@ -183,7 +199,8 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     if !arch.has_wgmma() {
         return Err(NoKernel::Unsupported(format!("warpgroup products on {arch}")));
     }
-    if shape.dtype == 0 || !shape.n.is_multiple_of(8) || !shape.k.is_multiple_of(8) {
+    if matches!(shape.dtype, 0 | INT8) || (shape.is_scaled() && shape.out != 2) || !shape.is_whole()
+    {
         return Err(NoKernel::Wrong("a product that does not fit the copy engine".into()));
     }
     let tile = tile(shape);
@@ -217,10 +234,11 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     form.align_bytes = 16;
     form.stride_words = vec![1, 2, 3];
     form.stride_align = 8;
-    let c_at = 2 + shape.bias + shape.joins();
+    let c_at = shape.buffers() - 1;
+    let line = if shape.is_scaled() { 128 } else { 64 };
     let map = |buffer, cols, rows, stride, tile, promoted| MapForm {
         buffer,
-        element: shape.dtype,
+        element: if buffer < 2 { shape.dtype } else { shape.out },
         cols,
         rows,
         stride,
@@ -230,8 +248,15 @@ fn wgmma(shape: &Shape, arch: Arch, sm_count: u32, dependent: bool) -> Result<Wr
     let (m, word) = (Extent::Word(0), Extent::Word);
     let fixed = Extent::Fixed;
     form.maps = vec![
-        map(0, shape.k, m, word(1), [64, tile_rows], true),
-        map(1, shape.k, fixed(shape.n), fixed(shape.k), [64, tile.columns / tile.cluster_m], true),
+        map(0, shape.k, m, word(1), [line, tile_rows], true),
+        map(
+            1,
+            shape.k,
+            fixed(shape.n),
+            fixed(shape.k),
+            [line, tile.columns / tile.cluster_m],
+            true,
+        ),
         map(c_at, shape.n, m, word(2), [64, tile.rows], false),
     ];
     if shape.residual != 0 {

@@ -1,8 +1,9 @@
 // C[m, n] = act(A[m, k] * W[n, k]^T + bias) + residual by `mma.sync`, on every tensor core.
 //
 // Macros
-//   CALOR_TYPE       of A and W: 0 f32 multiplied as tf32, 1 f16, 2 bf16, 3 s8 (with scales)
-//   CALOR_OUT        of C, bias and residual: 0 f32, 1 f16, 2 bf16; equal to TYPE unless TYPE is 3
+//   CALOR_TYPE       of A and W: 0 f32 multiplied as tf32, 1 f16, 2 bf16, and with scales
+//                    3 s8, 4 e4m3 (from sm_89)
+//   CALOR_OUT        of C, bias and residual: 0 f32, 1 f16, 2 bf16; equal to TYPE below 3
 //   CALOR_N, CALOR_K columns of C and the length of a product; N a multiple of 8, K of 16 bytes
 //   CALOR_ACT        0 none, 1 relu, 2 gelu (erf), 3 gelu (tanh), 4 quick gelu, 5 silu, 6 tanh
 //   CALOR_BIAS       0 none, 1 of CALOR_OUT, 2 f32
@@ -14,7 +15,8 @@
 //   CALOR_PDL        1: programmatic dependent launch
 // On sm_75 only TYPE 1; before sm_80 copies go through registers.
 //
-// Buffers: A, W [n, k], [bias], [residual], C, and for s8 the f32 scales of A's rows and W's rows.
+// Buffers: A, W [n, k], for s8 and e4m3 the f32 scales of A's rows and W's rows, [bias],
+// [residual], C.
 // Words: 0 rows m, 1 row stride of A, 2 of C, 3 of the residual, in elements. Bases and row
 // strides of A and W are multiples of 16 bytes, those of C and the residual of 4 elements.
 // Launch, with ROWS = WARPS_M * WARP_ROWS and COLUMNS = WARPS_N * WARP_COLUMNS:
@@ -26,10 +28,10 @@ typedef unsigned long long u64;
 typedef unsigned short u16;
 
 #define OUT_TYPE CALOR_OUT
-#if CALOR_TYPE != 3 && CALOR_TYPE != CALOR_OUT
-#error "CALOR_OUT differs from CALOR_TYPE only for s8"
+#if CALOR_TYPE < 3 && CALOR_TYPE != CALOR_OUT
+#error "CALOR_OUT differs from CALOR_TYPE only for s8 and e4m3"
 #endif
-constexpr int ELEMENT_BYTES = CALOR_TYPE == 0 ? 4 : CALOR_TYPE == 3 ? 1 : 2;
+constexpr int ELEMENT_BYTES = CALOR_TYPE == 0 ? 4 : CALOR_TYPE < 3 ? 2 : 1;
 constexpr int LINE_BYTES = 128;
 constexpr int LINE = LINE_BYTES / ELEMENT_BYTES;
 static_assert(CALOR_N % 8 == 0 && CALOR_K * ELEMENT_BYTES % 16 == 0, "odd extents need gemm_plain");
@@ -172,6 +174,10 @@ __device__ inline void multiply(Number (&d)[4], const u32 (&a)[4], u32 w0, u32 w
     asm(SHAPE_OF("m16n8k32", "s32.s8.s8.s32")
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : FACTORS);
+#elif CALOR_TYPE == 4
+    asm(SHAPE_OF("m16n8k32", "f32.e4m3.e4m3.f32")
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : FACTORS);
 #elif CALOR_TYPE == 2
     asm(SHAPE_OF("m16n8k16", "f32.bf16.bf16.f32")
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -201,6 +207,9 @@ __device__ inline void round_factors(u32 (&x)[4]) {
 
 extern "C" __global__ void __launch_bounds__(THREADS) calor_gemm_mma(
     const char* a, const char* weight,
+#if CALOR_TYPE >= 3
+    const float* row_scales, const float* column_scales,
+#endif
 #if CALOR_BIAS
     const Bias* bias,
 #endif
@@ -208,9 +217,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) calor_gemm_mma(
     const Out* residual,
 #endif
     Out* c,
-#if CALOR_TYPE == 3
-    const float* row_scales, const float* column_scales,
-#endif
     const __grid_constant__ Words words, const unsigned* live, const __grid_constant__ Rules rules) {
     extern __shared__ unsigned char shared[];
     u32 base;
@@ -305,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) calor_gemm_mma(
         for (int half = 0; half < 2; ++half) {
             const int row = tile.row + warp_row + i * 16 + half * 8 + lane / 4;
             const bool inside = row < m;
-#if CALOR_TYPE == 3
+#if CALOR_TYPE >= 3
             const float row_scale = inside ? row_scales[row] : 0.0f;
 #endif
 #pragma unroll
@@ -331,7 +337,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) calor_gemm_mma(
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     float v = x[e];
-#if CALOR_TYPE == 3
+#if CALOR_TYPE >= 3
                     v *= row_scale * column_scales[column + e];
 #endif
 #if CALOR_BIAS

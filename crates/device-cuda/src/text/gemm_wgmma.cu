@@ -25,7 +25,7 @@
 //   CALOR_BAND       rows of cluster tiles that are walked together, for the sake of L2
 //   CALOR_PDL        1: programmatic dependent launch
 //
-// Buffers: A, W, [bias], [residual], C, and for e4m3 the f32 scales of A's rows and W's rows.
+// Buffers: A, W, for e4m3 the f32 scales of A's rows and W's rows, [bias], [residual], C.
 // Words: 0 rows m, 1 row stride of A, 2 of C, 3 of the residual, in elements.
 // Tensor maps, after the rules: A, W, C, [residual]; all of rank 2, no interleave, zeros outside,
 // swizzle of 128 bytes, element strides 1, L2 promotion of 256 bytes (A, W):
@@ -434,6 +434,9 @@ __cluster_dims__(BLOCKS, 1, 1)
 #endif
 __launch_bounds__(THREADS, 1) calor_gemm_wgmma(
     const void* a, const void* weight,
+#if CALOR_TYPE == 4
+    const float* row_scales, const float* column_scales,
+#endif
 #if CALOR_BIAS
     const void* bias,
 #endif
@@ -441,9 +444,6 @@ __launch_bounds__(THREADS, 1) calor_gemm_wgmma(
     const void* residual,
 #endif
     u16* c,
-#if CALOR_TYPE == 4
-    const float* row_scales, const float* column_scales,
-#endif
     const __grid_constant__ Words words, const unsigned* live, const __grid_constant__ Rules rules,
     const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_w,
     const __grid_constant__ TensorMap map_c

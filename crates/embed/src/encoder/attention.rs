@@ -36,8 +36,13 @@ impl Builder<'_> {
         }
         let mixed = self.g.reshape(mixed, &[rows.count, h * d])?;
         let sizes = [config.hidden_len, h * d];
-        let out =
-            self.linear(mixed, &name("o"), sizes, config.attn_out_bias, nn::Activation::None)?;
+        let out = self.layer_linear(
+            mixed,
+            &name("o"),
+            sizes,
+            config.attn_out_bias,
+            nn::Activation::None,
+        )?;
         self.g.add(out, residual)
     }
 
@@ -57,14 +62,12 @@ impl Builder<'_> {
         let mut biases = Vec::new();
         for (part, heads) in parts {
             let name = format!("layer.{layer}.attn.{part}");
-            weights.push(self.weight_for(x, &format!("{name}.weight"), &[heads * d, hidden])?);
+            weights.push(self.weight(&format!("{name}.weight"), &[heads * d, hidden]));
             if config.qkv_bias {
-                biases.push(self.weight_for(x, &format!("{name}.bias"), &[heads * d])?);
+                biases.push(self.weight(&format!("{name}.bias"), &[heads * d]));
             }
         }
-        let weight = self.g.concat(0, &weights)?;
-        let bias = if biases.is_empty() { None } else { Some(self.g.concat(0, &biases)?) };
-        let all = nn::linear(&mut self.g, x, weight, bias, nn::Activation::None)?;
+        let all = self.product(x, &weights, &biases, nn::Activation::None)?;
         let mut start = 0;
         let mut out = [all; 3];
         for (slot, (_, heads)) in out.iter_mut().zip(parts) {
@@ -113,9 +116,9 @@ impl Builder<'_> {
         let plain = nn::Activation::None;
         let sizes = [h * d, hidden];
         let first = self.g.gather(x, 0, rows.seg_lo)?;
-        let q = self.linear(first, &name("q"), sizes, config.qkv_bias, plain)?;
-        let k = self.linear(x, &name("k"), sizes, config.qkv_bias, plain)?;
-        let v = self.linear(x, &name("v"), sizes, config.qkv_bias, plain)?;
+        let q = self.layer_linear(first, &name("q"), sizes, config.qkv_bias, plain)?;
+        let k = self.layer_linear(x, &name("k"), sizes, config.qkv_bias, plain)?;
+        let v = self.layer_linear(x, &name("v"), sizes, config.qkv_bias, plain)?;
         let q = self.g.reshape(q, &[count, h, d])?;
         let k = self.g.reshape(k, &[rows.count, h, d])?;
         let v = self.g.reshape(v, &[rows.count, h, d])?;

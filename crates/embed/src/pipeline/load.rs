@@ -42,8 +42,10 @@ impl PipelineCore {
     /// Opens the fusion and no model yet: [`PipelineCore::load`] does that, one by one.
     ///
     /// # Errors
-    /// When the fusion's weights cannot be read or made.
+    /// When the fusion's weights cannot be read or made, and
+    /// [`EmbeddingError::PrecisionRefused`] for a precision that the device does not run in.
     pub fn unloaded(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        options.precision.check_device(&build)?;
         let lane = build.lane();
         let all = ModelId::iter().all(|it| options.models.contains(&it));
         let partial = options.missing == MissingModels::AllowPartial;

@@ -20,10 +20,17 @@ use crate::tower::{TextSlots, TowerOutput, device_error};
 /// What every bucket is run with: what it says does not matter.
 const CHECK_TEXTS: [&str; 2] =
     ["The river froze over before the first boats could leave the harbour.", "A short note."];
-/// What a bucket may differ from the smallest in, as cosine, where products are in f32.
-const COSINE_MIN_F32: f64 = 0.99999;
-/// The same where they are narrower: another bucket may take other tiles.
-const COSINE_MIN_NARROW: f64 = 0.999;
+
+/// What a bucket may differ from the smallest in, as cosine: another bucket may take other tiles,
+/// and the fewer digits products have, the more of a difference rounding makes.
+const fn cosine_min(precision: InferencePrecision) -> f64 {
+    match precision {
+        InferencePrecision::FP32 => 0.99999,
+        InferencePrecision::TF32 => 0.9999,
+        InferencePrecision::FP16 | InferencePrecision::BF16 => 0.999,
+        InferencePrecision::FP8 | InferencePrecision::INT8 => 0.99,
+    }
+}
 
 /// What becoming ready took, step by step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -268,10 +275,7 @@ impl PipelineCore {
 
     /// Runs every program once: each bucket with the same texts, which must give the same.
     fn check(&mut self) -> EmbeddingResult<()> {
-        let want = match self.options.precision {
-            InferencePrecision::FP32 => COSINE_MIN_F32,
-            _ => COSINE_MIN_NARROW,
-        };
+        let want = cosine_min(self.options.precision);
         let Self { programs, neural, .. } = self;
         for model in neural {
             let texts = CHECK_TEXTS.map(|text| NeuralText { text, role: Role::Passage });

@@ -6,8 +6,8 @@
 //! way loses its label, and so does everything that it is computed from.
 
 use calor_ir::composite::{
-    attention, embedding, experts, gated_linear, gelu, layer_norm, linear, pool, quick_gelu, relu,
-    rms_norm, rope, silu, softmax, splade_pool,
+    attention, embedding, experts, gated_linear, gelu, layer_norm, linear, pool, quantize_rows,
+    quick_gelu, relu, rms_norm, rope, scaled_linear, silu, softmax, splade_pool, tf32_linear,
 };
 use calor_ir::{Composite, Graph, Node, Op, Prim, Role, ValueId};
 
@@ -139,11 +139,13 @@ fn composite_rule(composite: &'static Composite) -> Rule {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[&embedding::EMBEDDING]) {
         Rule::First(&[Interval, ByRow])
-    } else if is(&[&rope::ROPE]) {
+    } else if is(&[&rope::ROPE, &scaled_linear::FP8_LINEAR, &scaled_linear::INT8_LINEAR]) {
         Rule::First(&[ByRow, ByRow])
     } else if is(&[
         &linear::LINEAR,
         &gated_linear::GATED_LINEAR,
+        &tf32_linear::TF32_LINEAR,
+        &quantize_rows::QUANTIZE_ROWS,
         &softmax::SOFTMAX,
         &layer_norm::LAYER_NORM,
         &rms_norm::RMS_NORM,
