@@ -1,5 +1,7 @@
 //! One checkpoint by itself: any supported directory, embedded with its own recipe or another.
 
+mod about;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -148,37 +150,6 @@ impl CheckpointEmbedder {
         let vocab_count = config.text.as_ref().map_or(0, |it| it.vocab_count);
         let programs = Programs::Open(build);
         Ok(Self { programs, text, image, tokenizer, colbert, limit, vocab_count, pooling, options })
-    }
-
-    /// The device's programs.
-    pub fn programs(&self) -> &Programs {
-        &self.programs
-    }
-
-    /// How it was opened.
-    pub fn options(&self) -> &EmbedderOptions {
-        &self.options
-    }
-
-    /// The text tower, if the checkpoint has one.
-    pub fn text_tower(&self) -> Option<&TextTower> {
-        self.text.as_ref()
-    }
-
-    /// Ids that the text tower knows: those below.
-    pub fn vocab_count(&self) -> usize {
-        self.vocab_count
-    }
-
-    /// Elements of an image's pixels, if the checkpoint has a vision tower.
-    pub fn image_element_count(&self) -> Option<usize> {
-        let config = self.image.as_ref()?.config();
-        Some(config.channel_count * config.image_len * config.image_len)
-    }
-
-    /// How rows become a vector.
-    pub fn pooling(&self) -> Pooling {
-        self.pooling
     }
 
     /// Embeds items. A bad item fails alone; the results are in the items' order.

@@ -205,9 +205,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Canonical digest of everything that decides what the program computes and where.
+    /// Canonical digest of everything that decides what the program computes and where. The text
+    /// for people names units in short, so what each is made of is added.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.to_string().as_bytes())
+        let mut out = Canonical::new("plan", 1);
+        out.text(&self.to_string()).count(self.units.len());
+        for unit in &self.units {
+            out.bytes(&unit.digest().0);
+        }
+        Digest::of(&out.finish())
     }
 
     /// Index of the buffer of an input, weight or state called `name`.

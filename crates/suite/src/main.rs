@@ -7,7 +7,8 @@
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
 //! `--pipeline` measures the pipeline of twelve models at published size, and `--soak COUNT` sends
 //! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
-//! made where they are not there, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
+//! made where they are not there, `--parity FILE` writes their vectors for
+//! `bench/baselines/parity.py`, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
@@ -28,6 +29,7 @@ use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
+use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
 use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
@@ -46,6 +48,7 @@ struct Arguments {
     cache: PathBuf,
     bench: bool,
     pipeline: bool,
+    parity: Option<PathBuf>,
     soak: Option<usize>,
     models: PathBuf,
     tiny: bool,
@@ -84,6 +87,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--cache-dir" => found.cache = next()?.into(),
             "--libraries" => found.libraries.push(next()?.into()),
             "--pipeline" => found.pipeline = true,
+            "--parity" => found.parity = Some(next()?.into()),
             "--soak" => found.soak = Some(next()?.parse()?),
             "--models" => found.models = next()?.into(),
             "--tiny" => found.tiny = true,
@@ -129,7 +133,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     };
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
     let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
-    if arguments.pipeline || arguments.soak.is_some() {
+    if arguments.pipeline || arguments.parity.is_some() || arguments.soak.is_some() {
         pipeline_runs(&driver, &arguments, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -210,6 +214,12 @@ fn pipeline_runs(
     let watch = Stopwatch::start();
     files.make().map_err(|err| err.to_string())?;
     writeln!(out, "files in {:.1} s", watch.elapsed_ns() as f64 / 1e9)?;
+    if let Some(path) = &arguments.parity {
+        let (models, names, precision) = (&files.models, &arguments.names, files.precision);
+        let mut lines = File::create(path)?;
+        parity::record(driver, models, names, precision, &mut lines)
+            .map_err(|err| err.to_string())?;
+    }
     if let Some(count) = arguments.soak {
         pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
     }
