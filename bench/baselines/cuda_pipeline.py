@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=argparse.FileType("a"), help="file to add samples to")
     arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     start = time.perf_counter()
     towers = [
         Tower(arguments.models / name, slot).to("cuda", torch.bfloat16).eval()

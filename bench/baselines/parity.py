@@ -124,6 +124,8 @@ def main() -> None:
     # Products of the reference keep their 24 bits.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     failed = 0
     for line in (line for file in arguments.files for line in file):
         record = json.loads(line)
