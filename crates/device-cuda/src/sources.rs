@@ -335,7 +335,7 @@ mod tests {
             let line = "SKIPPED device-cuda::sources: CALOR_NVRTC is not set";
             return calor_testkit::skip(line);
         };
-        for arch in Arch::ALL {
+        let check = |arch: Arch| {
             for source in samples().iter().filter(|it| is_offered(it, arch)) {
                 let written = write(source, arch, 132).unwrap_or_else(|err| panic!("{err:?}"));
                 let image = nvrtc.compile(&written.text, arch);
@@ -345,7 +345,14 @@ mod tests {
                 let again = KernelForm::from_bytes(&form.to_bytes());
                 assert_eq!(again.unwrap_or_else(|err| panic!("{err}")), form);
             }
-        }
+        };
+        // Every architecture on a thread of its own; a panic in one is the test's.
+        std::thread::scope(|scope| {
+            for arch in Arch::ALL {
+                let check = &check;
+                scope.spawn(move || check(arch));
+            }
+        });
     }
 
     #[test]
