@@ -140,10 +140,14 @@ pub(crate) fn cuda_path(environment: &Environment) -> SearchPath {
     SearchPath::usual(&environment.cuda_toolkits, &environment.python_environments)
 }
 
-/// NVIDIA's GPUs.
-pub(crate) fn cuda_driver(environment: &Environment, memory_bytes: Option<u64>) -> CudaDriver {
+/// NVIDIA's GPUs. `early_library` is for whoever goes on to build programs with products.
+pub(crate) fn cuda_driver(
+    environment: &Environment,
+    memory_bytes: Option<u64>,
+    early_library: bool,
+) -> CudaDriver {
     let path = cuda_path(environment);
-    CudaDriver::new(CudaOptions { path, memory_bytes, ..CudaOptions::default() })
+    CudaDriver::new(CudaOptions { path, memory_bytes, early_library, ..CudaOptions::default() })
 }
 
 /// Opens what the user asked for, and nothing else. Of a list it is the first that is there; one
@@ -168,7 +172,7 @@ pub(crate) fn open(
                 let cpu = CpuDriver { threads, level: None, memory_bytes, profile: None };
                 open_with(&cpu, *machine)
             }
-            Kind::Cuda => open_with(&cuda_driver(environment, memory_bytes), *machine),
+            Kind::Cuda => open_with(&cuda_driver(environment, memory_bytes, true), *machine),
             Kind::Wgpu => Err(Refusal::NotBuilt),
         };
         match opened {

@@ -1,6 +1,7 @@
 //! Loaded code: kernels with their handles, and products of the library.
 
 use std::ffi::{CString, c_void};
+use std::sync::Arc;
 
 use calor_device::Word;
 
@@ -24,6 +25,7 @@ pub(crate) enum Code {
 /// A kernel whose module is loaded and whose handle is fetched.
 #[derive(Debug)]
 pub(crate) struct Kernel {
+    name: Arc<str>,
     /// How it is launched; the image has been given to the driver.
     form: KernelForm,
     /// Of the kernel, then of each that follows it.
@@ -63,7 +65,8 @@ impl Kernel {
             }
             functions.push(Handle(function));
         }
-        Ok(Self { form, functions, _module: module })
+        let name = form.entry.strip_prefix("calor_").unwrap_or(&form.entry).into();
+        Ok(Self { name, form, functions, _module: module })
     }
 
     /// A launch of it, or what does not fit. `live` is null where there are no live counts.
@@ -129,7 +132,8 @@ impl Kernel {
         });
         let shapes = std::iter::once(first).chain(next);
         let kernels = self.functions.iter().copied().zip(shapes).collect();
-        Ok(Launch { kernels, buffers, values, live, rules, maps })
+        let name = Arc::clone(&self.name);
+        Ok(Launch { name, kernels, buffers, values, live, rules, maps })
     }
 }
 
@@ -144,6 +148,7 @@ pub(crate) fn most(word: Word) -> i64 {
 /// One launch, or several in a row, with everything that they are given.
 #[derive(Debug)]
 pub(crate) struct Launch {
+    name: Arc<str>,
     kernels: Vec<(Handle<CUfunction>, LaunchShape)>,
     buffers: Vec<CUdeviceptr>,
     values: Vec<i64>,
@@ -180,6 +185,14 @@ fn map_of(
 }
 
 impl Launch {
+    /// The kernel, the blocks of its grid, and the words that it is given.
+    pub(crate) fn name(&self) -> String {
+        let blocks: u64 =
+            self.kernels.iter().map(|it| it.1.grid.map(u64::from).iter().product::<u64>()).sum();
+        let words: Vec<String> = self.values.iter().map(i64::to_string).collect();
+        format!("{} of {blocks} blocks, words {}", self.name, words.join(" "))
+    }
+
     /// Behind a wait for another stream the kernel does not begin early: the whole wait counts.
     ///
     /// # Safety

@@ -44,10 +44,19 @@ impl Context {
         Ok(context)
     }
 
+    pub(crate) fn raw(&self) -> Handle<CUcontext> {
+        self.raw
+    }
+
     /// Makes it the calling thread's.
     pub(crate) fn enter(&self) -> Result<(), Failed> {
-        api::enter(self.raw.0)
+        enter(self.raw)
     }
+}
+
+/// Makes a context the calling thread's. Its owner outlives the call.
+pub(crate) fn enter(context: Handle<CUcontext>) -> Result<(), Failed> {
+    api::enter(context.0)
 }
 
 impl Drop for Context {
@@ -120,7 +129,7 @@ pub(crate) struct State {
     pub(crate) staging: Staging,
     pub(crate) sides: Sides,
     /// Memory of the library's own trials; gone once nothing compiles.
-    pub(crate) trial: Option<Block>,
+    pub(crate) trial: Option<Arc<Block>>,
     pub(crate) buffers: Table<Block>,
     pub(crate) used_bytes: u64,
     pub(crate) lost: Option<String>,

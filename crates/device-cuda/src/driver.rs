@@ -33,6 +33,9 @@ pub struct CudaOptions {
     /// Compile for the plain architecture: nothing that is an architecture's own is used, such as
     /// the warpgroup products and the copy engine's forms of sm_90a.
     pub plain_arch: bool,
+    /// Make the library's handle on a thread of its own when a device is opened: for a process that
+    /// will load programs with products.
+    pub early_library: bool,
     /// Claim no products in fp8.
     pub without_fp8: bool,
     /// The compiler whose kept kernels are used where there is none here.
@@ -57,6 +60,11 @@ impl CudaDriver {
         }
         let libraries = Libraries::find(&names, &options.path);
         Self { options, libraries }
+    }
+
+    /// What it was told.
+    pub fn options(&self) -> &CudaOptions {
+        &self.options
     }
 
     /// What was found.
@@ -157,7 +165,12 @@ impl CudaDriver {
         let (free_bytes, _) = api::memory_info().map_err(failed)?;
         let limit_bytes = self.options.memory_bytes.unwrap_or(free_bytes).min(free_bytes);
         let nvrtc = Nvrtc::find(&self.libraries);
-        let blas = Blas::find(&self.libraries);
+        let mut blas = Blas::find(&self.libraries);
+        if let Ok(blas) = &mut blas
+            && self.options.early_library
+        {
+            blas.start(&context);
+        }
         let producer = match (&nvrtc, &self.options.kept_producer) {
             (Ok(nvrtc), _) => nvrtc.identity(),
             (Err(_), Some(kept)) => kept.clone(),

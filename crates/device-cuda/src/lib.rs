@@ -27,4 +27,4 @@ pub use arch::Arch;
 pub use claims::claims;
 pub use driver::{CudaDriver, CudaOptions};
 pub use library::{Libraries, Library, LibraryName, Missing, SearchPath};
-pub use profile::CudaProfile;
+pub use profile::{CudaProfile, TimedRun};

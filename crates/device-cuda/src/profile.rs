@@ -8,10 +8,16 @@ use calor_device::PreparedId;
 ///
 /// A device that was opened with one does not capture its programs.
 #[derive(Clone, Debug, Default)]
-pub struct CudaProfile(Arc<Mutex<LastRun>>);
+pub struct CudaProfile(Arc<Mutex<Vec<TimedRun>>>);
 
-/// A program, and nanoseconds of each of its steps.
-type LastRun = Option<(PreparedId, Vec<u64>)>;
+/// One run of a program, step by step.
+#[derive(Clone, Debug)]
+pub struct TimedRun {
+    /// What ran.
+    pub program: PreparedId,
+    /// What each step is called by its kernel, and the nanoseconds it took.
+    pub steps: Vec<(String, u64)>,
+}
 
 impl CudaProfile {
     /// Nothing was measured yet.
@@ -19,12 +25,13 @@ impl CudaProfile {
         Self::default()
     }
 
-    /// The last run's program, and nanoseconds of each of its steps.
-    pub fn last_run(&self) -> LastRun {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The runs since this was asked last, in their order.
+    pub fn take(&self) -> Vec<TimedRun> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn keep(&self, program: PreparedId, step_ns: Vec<u64>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((program, step_ns));
+    pub(crate) fn keep(&self, program: PreparedId, steps: Vec<(String, u64)>) {
+        let run = TimedRun { program, steps };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(run);
     }
 }

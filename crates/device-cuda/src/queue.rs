@@ -25,6 +25,19 @@ pub(crate) struct CudaQueue {
     pub(crate) profile: Option<CudaProfile>,
 }
 
+/// Bytes that a GPU moves in the time that a small kernel takes.
+const BYTES_OF_A_START: u64 = 8 << 20;
+
+/// What a step has to do, about: bytes of its buffers, and as many as its start is worth.
+fn step_cost(step: &Step) -> u64 {
+    let bytes = match step {
+        Step::Launch { args, .. } | Step::Call { args, .. } => args.iter().map(|it| it.len).sum(),
+        Step::Copy { from, .. } => 2 * from.len,
+        Step::Fill { to, .. } => to.len,
+    };
+    BYTES_OF_A_START + bytes
+}
+
 /// One thing to do, bound to addresses.
 #[derive(Debug)]
 enum Action {
@@ -35,6 +48,16 @@ enum Action {
 }
 
 impl Action {
+    /// As a profile names it.
+    fn name(&self) -> String {
+        match self {
+            Self::Launch(launch) => launch.name(),
+            Self::Product(product) => product.name(),
+            Self::Copy { .. } => "copy".into(),
+            Self::Fill { .. } => "fill".into(),
+        }
+    }
+
     /// `after_wait` says that something else was waited for on the stream just before.
     ///
     /// # Safety
@@ -165,9 +188,10 @@ impl CudaQueue {
         &self,
         state: &mut State,
         actions: &mut [Action],
+        step_costs: &[u64],
         edges: &[(u32, u32)],
     ) -> Result<Graph, Failed> {
-        let branches = Branches::of(actions.len(), edges);
+        let branches = Branches::of(step_costs, edges);
         state.sides.reserve(branches.count)?;
         let stream = self.shared.stream.raw();
         // SAFETY: the stream is alive, and the capture ends below on this thread.
@@ -239,7 +263,7 @@ impl CudaQueue {
     }
 
     /// Runs step by step with a clock around each.
-    fn run_timed(&self, program: &mut Program) -> Result<Vec<u64>, Failed> {
+    fn run_timed(&self, program: &mut Program) -> Result<Vec<(String, u64)>, Failed> {
         let stream = self.shared.stream.raw();
         let mut marks = Marks::default();
         marks.add(stream)?;
@@ -250,7 +274,8 @@ impl CudaQueue {
         }
         // SAFETY: the stream is alive.
         unsafe { api::synchronize(stream) }?;
-        marks.steps_ns()
+        let names = program.actions.iter().map(Action::name);
+        Ok(names.zip(marks.steps_ns()?).collect())
     }
 }
 
@@ -328,7 +353,10 @@ impl Queue for CudaQueue {
         // A graph of nothing cannot be told from one that failed; it is run as no steps.
         let captured = self.shared.capture && self.profile.is_none() && !actions.is_empty();
         let graph = captured
-            .then(|| self.capture(&mut state, &mut actions, edges))
+            .then(|| {
+                let step_costs: Vec<u64> = steps.iter().map(step_cost).collect();
+                self.capture(&mut state, &mut actions, &step_costs, edges)
+            })
             .transpose()
             .map_err(|err| self.shared.failed(&mut state, err, 0))?;
         let index = state.programs.insert(Program { actions, graph, _codes: codes });
@@ -346,7 +374,7 @@ impl Queue for CudaQueue {
             // buffer or a program waits for the stream.
             (Some(graph), _) => unsafe { api::launch_graph(graph.exec.0, stream) },
             (None, Some(profile)) => {
-                self.run_timed(program).map(|step_ns| profile.keep(prepared, step_ns))
+                self.run_timed(program).map(|steps| profile.keep(prepared, steps))
             }
             (None, None) => program.actions.iter_mut().try_for_each(|action| {
                 // SAFETY: as above.

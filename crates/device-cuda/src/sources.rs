@@ -21,7 +21,10 @@ use calor_kernel::{Activation, Source};
 use crate::arch::Arch;
 use crate::form::KernelForm;
 
-pub(crate) use attention::{CORE_SIZES as ATTENTION_CORE_SIZES, SIZE_MAX as ATTENTION_SIZE_MAX};
+pub(crate) use attention::{
+    CORE_SIZES as ATTENTION_CORE_SIZES, FEW_ROWS_MAX as ATTENTION_FEW_ROWS_MAX,
+    SIZE_MAX as ATTENTION_SIZE_MAX,
+};
 pub(crate) use experts::EXPERT_COUNT_MAX;
 pub(crate) use few_rows::{ROWS_MAX as SKINNY_ROWS_MAX, folded_bytes};
 pub(crate) use finish::finish;
@@ -90,6 +93,7 @@ fn defines(rows: &[(&str, i64)]) -> String {
 pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Written, NoKernel> {
     match source.name {
         "attention" => attention::write(source, arch),
+        "attention_rows" => attention::few(source, arch),
         "fold_norm" => few_rows::fold_norm(source),
         "gemm_skinny" => few_rows::write(source, arch, sm_count),
         "norm" => norm::write(source, arch, sm_count),
@@ -212,6 +216,17 @@ mod tests {
         Source { name: "attention", params }
     }
 
+    fn attention_rows([heads, kv_heads, d]: [i64; 3], dtype: i64) -> Source {
+        let params = vec![
+            ("heads", heads),
+            ("kv_heads", kv_heads),
+            ("d", d),
+            ("scale", 0.125_f64.to_bits().cast_signed()),
+            ("dtype", dtype),
+        ];
+        Source { name: "attention_rows", params }
+    }
+
     fn experts([rows, e, d, h, o]: [i64; 5], dtype: i64) -> Source {
         let params = vec![("e", e), ("d", d), ("h", h), ("o", o), ("dtype", dtype), ("rows", rows)];
         Source { name: "experts", params }
@@ -285,6 +300,9 @@ mod tests {
             attention([2048, 12, 12, 64], 1, [0, 0, 0, 1]),
             attention([16384, 12, 12, 64], 2, [1, 0, 0, 1]),
             attention([16384, 12, 2, 128], 2, [0, 1, 1, 1]),
+            attention_rows([12, 12, 64], 2),
+            attention_rows([4, 2, 80], 1),
+            attention_rows([2, 1, 8], 0),
             experts([1, 8, 8320, 4096, 1536], 0),
             experts([64, 8, 8320, 4096, 1536], 0),
             experts([300, 32, 72, 40, 8], 0),

@@ -53,22 +53,23 @@ pub(crate) struct Place {
 pub(crate) struct Branches {
     pub(crate) places: Vec<Place>,
     pub(crate) count: usize,
-    /// The branch with the most steps. It is never the first where there are several: the first
+    /// The branch with the most to do. It is never the first where there are several: the first
     /// is the device's own stream, whose urgency is fixed.
     pub(crate) longest: usize,
 }
 
 impl Branches {
     /// A step goes behind the last of its predecessors that ends a branch, on the branch with the
-    /// most steps if there are several; a step without such opens a branch.
-    pub(crate) fn of(step_count: usize, edges: &[(u32, u32)]) -> Self {
-        let mut before: Vec<Vec<u32>> = vec![Vec::new(); step_count];
+    /// most to do if there are several; a step without such opens a branch. `step_costs` says what
+    /// each step has to do.
+    pub(crate) fn of(step_costs: &[u64], edges: &[(u32, u32)]) -> Self {
+        let mut before: Vec<Vec<u32>> = vec![Vec::new(); step_costs.len()];
         for (from, to) in edges {
             before[*to as usize].push(*from);
         }
-        let mut places: Vec<Place> = Vec::with_capacity(step_count);
+        let mut places: Vec<Place> = Vec::with_capacity(step_costs.len());
         let mut tails: Vec<u32> = Vec::new();
-        let mut lengths: Vec<usize> = Vec::new();
+        let mut lengths: Vec<u64> = Vec::new();
         for (step, before) in before.into_iter().enumerate() {
             let ends = |branch: &usize| before.contains(&tails[*branch]);
             let found = (0..tails.len()).filter(ends).max_by_key(|it| lengths[*it]);
@@ -79,7 +80,7 @@ impl Branches {
                 lengths.push(0);
             }
             tails[branch] = step as u32;
-            lengths[branch] += 1;
+            lengths[branch] += step_costs[step];
             let elsewhere = |it: &u32| places[*it as usize].branch != branch;
             let waits: Vec<u32> = before.into_iter().filter(elsewhere).collect();
             for it in &waits {
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     fn check(step_count: usize, edges: &[(u32, u32)], want: &[usize], longest: usize) -> Branches {
-        let made = Branches::of(step_count, edges);
+        let made = Branches::of(&vec![1; step_count], edges);
         let got: Vec<usize> = made.places.iter().map(|it| it.branch).collect();
         assert_eq!((got.as_slice(), made.longest), (want, longest));
         made
@@ -139,6 +140,14 @@ mod tests {
         assert_eq!(awaited, [false, false, false, false, true, false]);
         let first: Vec<bool> = made.places.iter().map(|it| it.is_first).collect();
         assert_eq!(first, [true, false, false, true, false, false]);
+    }
+
+    #[test]
+    fn few_long_steps_outweigh_many_short_ones() {
+        // 0 → 1 → 2 beside 3, which is as long as five of them.
+        let made = Branches::of(&[1, 1, 1, 5], &[(0, 1), (1, 2)]);
+        let got: Vec<usize> = made.places.iter().map(|it| it.branch).collect();
+        assert_eq!((got, made.longest), (vec![0, 0, 0, 1], 1));
     }
 
     #[test]

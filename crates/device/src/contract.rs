@@ -69,7 +69,7 @@ pub struct Signature {
 }
 
 /// Buffers.
-pub trait Memory: Send {
+pub trait Memory: Send + Sync {
     /// A buffer of `bytes`, aligned to 256 bytes, with unspecified contents.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ pub trait Compiler: Send + Sync {
 }
 
 /// Work.
-pub trait Queue: Send {
+pub trait Queue: Send + Sync {
     /// Turns steps into something that runs with one call. `edges` are pairs (before, after) of
     /// step indices; steps without a path between them may run at once. `live` holds the live
     /// counts as `u32`, if any step reads them.

@@ -1,6 +1,7 @@
 //! One checkpoint by itself: any supported directory, embedded with its own recipe or another.
 
 mod about;
+mod warm;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -388,6 +389,7 @@ impl Opened<'_> {
             outputs,
             source: self.source.clone(),
             batch_tokens_max: options.batch_tokens_max,
+            batch_sequences_max: Bucket::SEQUENCES_MAX,
             sequence_tokens_max: hard,
             precision: options.precision,
         };

@@ -9,10 +9,11 @@ use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId};
 use calor_kernel::{Canonical, Digest};
 use calor_runtime::{Build, ChannelId, Input, LaneId, Plan, ProgramId, ProgramSpec, WeightSource};
 
-use crate::embedding::{EXPERT_COUNT, FusedEmbedding, ResultFlags};
+use crate::embedding::{EXPERT_COUNT, FusedEmbedding, ResultFlags, require_finite};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fusion::{FuseMoeConfig, NORM_EPSILON};
 use crate::model_id::{CONCATENATED_LEN, ModelId};
+use crate::precision::InferencePrecision;
 use crate::programs::Programs;
 use crate::slots::slot_name;
 use crate::tensor_file::{DigestRule, TensorFile};
@@ -25,6 +26,7 @@ pub(crate) const BATCH_SIZES: [usize; 5] = [1, 4, 16, 32, 64];
 #[derive(Debug)]
 pub struct FuseMoE {
     config: FuseMoeConfig,
+    precision: InferencePrecision,
     source: Arc<FusionFile>,
     lane: LaneId,
     programs: HashMap<usize, Program>,
@@ -52,18 +54,24 @@ pub struct FusedRow {
 
 impl FuseMoE {
     /// A fusion with the weights of a file that [`FuseMoeConfig::save_seeded`] or the trainer
-    /// wrote. The file is verified.
+    /// wrote. The file is verified. The experts run in the precision's type of rows; norm, gate and
+    /// choice stay f32.
     ///
     /// # Errors
     /// [`EmbeddingError::SerializationError`] for a damaged file or one of other sizes.
-    pub fn open(config: FuseMoeConfig, path: &Path, lane: LaneId) -> EmbeddingResult<Self> {
+    pub fn open(
+        config: FuseMoeConfig,
+        precision: InferencePrecision,
+        path: &Path,
+        lane: LaneId,
+    ) -> EmbeddingResult<Self> {
         config.validate()?;
         let file = TensorFile::open(path, DigestRule::Required)?;
         for tensor in config.tensors() {
             file.require(&tensor.shape)?;
         }
         let source = Arc::new(FusionFile { config, file });
-        Ok(Self { config, source, lane, programs: HashMap::new() })
+        Ok(Self { config, precision, source, lane, programs: HashMap::new() })
     }
 
     /// Sizes and choices.
@@ -112,9 +120,7 @@ impl FuseMoE {
                     got_len: item.len(),
                 });
             }
-            if let Some(index) = item.iter().position(|it| !it.is_finite()) {
-                return Err(EmbeddingError::InvalidValue { index, value: item[index] });
-            }
+            require_finite(item)?;
         }
         let mut out = Vec::with_capacity(items.len());
         let largest = BATCH_SIZES[BATCH_SIZES.len() - 1];
@@ -168,12 +174,12 @@ impl FuseMoE {
 
     /// The graph for `size` items that lie side by side already.
     pub(crate) fn graph(&self, size: usize) -> EmbeddingResult<CheckedGraph> {
-        fusion_graph(&self.config, size).map_err(graph_error)
+        fusion_graph(&self.config, size, self.precision.rows()).map_err(graph_error)
     }
 
     /// The graph for `size` items whose slots lie apart.
     pub(crate) fn slot_graph(&self, size: usize) -> EmbeddingResult<CheckedGraph> {
-        slot_fusion_graph(&self.config, size).map_err(graph_error)
+        slot_fusion_graph(&self.config, size, self.precision.rows()).map_err(graph_error)
     }
 
     /// What the program of a graph is to be.
@@ -217,9 +223,7 @@ impl FuseMoE {
     /// # Errors
     /// [`EmbeddingError::InvalidValue`] for a number that is not finite.
     pub(crate) fn split<'a>(&self, row: &'a [f32]) -> EmbeddingResult<(&'a [f32], FusedRow)> {
-        if let Some(index) = row.iter().position(|it| !it.is_finite()) {
-            return Err(EmbeddingError::InvalidValue { index, value: row[index] });
-        }
+        require_finite(row)?;
         let (slots, rest) = row.split_at(CONCATENATED_LEN);
         let (vector, rest) = rest.split_at(self.config.output_len);
         let (shares, chosen) = rest.split_at(EXPERT_COUNT);
@@ -276,14 +280,19 @@ impl FusedRow {
 }
 
 /// The graph of the fusion for `size` items: input `x [size, 8320]`, outputs `fused`,
-/// `expert_weights [size, 8]` and `selected i32 [size, k]`. Only the gate sees the norm of `x`.
+/// `expert_weights [size, 8]` and `selected i32 [size, k]`. Only the gate sees the norm of `x`, and
+/// only the experts are in `dtype`.
 ///
 /// # Errors
 /// When the sizes do not fit together; validated ones do.
-pub fn fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedGraph, GraphError> {
+pub fn fusion_graph(
+    config: &FuseMoeConfig,
+    size: usize,
+    dtype: DType,
+) -> Result<CheckedGraph, GraphError> {
     let mut g = Graph::new();
     let x = g.live_input("x", 0, Type::new(DType::F32, &[size, config.input_len]));
-    let Mixed { fused, shares, selected } = mix(&mut g, config, x)?;
+    let Mixed { fused, shares, selected } = mix(&mut g, config, x, dtype)?;
     g.output("fused", fused);
     g.output("expert_weights", shares);
     g.output("selected", selected);
@@ -296,7 +305,11 @@ pub fn fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedGraph,
 ///
 /// # Errors
 /// As [`fusion_graph`].
-pub fn slot_fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedGraph, GraphError> {
+pub fn slot_fusion_graph(
+    config: &FuseMoeConfig,
+    size: usize,
+    dtype: DType,
+) -> Result<CheckedGraph, GraphError> {
     let mut g = Graph::new();
     let mut slots = Vec::new();
     for model in ModelId::iter() {
@@ -304,7 +317,7 @@ pub fn slot_fusion_graph(config: &FuseMoeConfig, size: usize) -> Result<CheckedG
         slots.push(g.live_input(&slot_name(model), 0, ty));
     }
     let x = g.concat(1, &slots)?;
-    let Mixed { fused, shares, selected } = mix(&mut g, config, x)?;
+    let Mixed { fused, shares, selected } = mix(&mut g, config, x, dtype)?;
     let selected = g.cast(selected, DType::F32)?;
     let result = g.concat(1, &[x, fused, shares, selected])?;
     g.output("result", result);
@@ -318,7 +331,12 @@ struct Mixed {
     selected: ValueId,
 }
 
-fn mix(g: &mut Graph, config: &FuseMoeConfig, x: ValueId) -> Result<Mixed, GraphError> {
+fn mix(
+    g: &mut Graph,
+    config: &FuseMoeConfig,
+    x: ValueId,
+    dtype: DType,
+) -> Result<Mixed, GraphError> {
     let FuseMoeConfig { input_len, hidden_len, output_len, top_k, .. } = *config;
     let weight = |g: &mut Graph, name: &str, sizes: &[usize]| {
         g.input(name, Role::Weight, Type::new(DType::F32, sizes))
@@ -332,13 +350,19 @@ fn mix(g: &mut Graph, config: &FuseMoeConfig, x: ValueId) -> Result<Mixed, Graph
     let shares = nn::gate(g, x, &gate, config.temperature, config.smoothing)?;
     let [mixture, selected] = nn::top_k(g, shares, top_k)?;
     let e = EXPERT_COUNT;
-    let experts = ExpertWeights {
-        w1: weight(g, "experts.input_proj.weight", &[e, hidden_len, input_len]),
-        b1: weight(g, "experts.input_proj.bias", &[e, hidden_len]),
-        w2: weight(g, "experts.output_proj.weight", &[e, output_len, hidden_len]),
-        b2: weight(g, "experts.output_proj.bias", &[e, output_len]),
+    let mut of_experts = |name: &str, sizes: &[usize]| {
+        let exact = weight(g, name, sizes);
+        g.cast(exact, dtype)
     };
-    let mut fused = nn::experts(g, x, mixture, &experts)?;
+    let experts = ExpertWeights {
+        w1: of_experts("experts.input_proj.weight", &[e, hidden_len, input_len])?,
+        b1: of_experts("experts.input_proj.bias", &[e, hidden_len])?,
+        w2: of_experts("experts.output_proj.weight", &[e, output_len, hidden_len])?,
+        b2: of_experts("experts.output_proj.bias", &[e, output_len])?,
+    };
+    let rows = g.cast(x, dtype)?;
+    let fused = nn::experts(g, rows, mixture, &experts)?;
+    let mut fused = g.cast(fused, DType::F32)?;
     if config.output_norm {
         let norm = weight(g, "output_norm.weight", &[output_len]);
         let bias = weight(g, "output_norm.bias", &[output_len]);

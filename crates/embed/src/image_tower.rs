@@ -7,8 +7,10 @@ use calor_ir::CheckedGraph;
 use calor_runtime::{Build, Input, LaneId, ProgramId, ProgramSpec, WeightSource};
 use calor_weights::VisionConfig;
 
+use crate::embedding::cosine;
 use crate::encoder::image_graph;
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::pipeline::cosine_min;
 use crate::precision::InferencePrecision;
 use crate::programs::Programs;
 use crate::tower::{RULE, device_error, graph_error};
@@ -127,6 +129,34 @@ impl ImageTower {
         let mut rows = vec![0.0_f32; images.len() * row_len];
         programs.read(id, 0, output, &mut rows)?;
         Ok(rows.chunks_exact(row_len).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Runs every count of images once: one picture, which must give the same in each.
+    pub(crate) fn check(&mut self, programs: &mut Programs) -> EmbeddingResult<()> {
+        let VisionConfig { channel_count, image_len, .. } = self.config;
+        let pixel_count = channel_count * image_len * image_len;
+        let pixels: Vec<f32> = (0..pixel_count).map(|it| (it % 255) as f32 / 127.5 - 1.0).collect();
+        let want = cosine_min(self.precision);
+        let mut one: Option<Vec<f32>> = None;
+        for count in Self::counts() {
+            let vectors = self.run(programs, &vec![pixels.as_slice(); count])?;
+            let Some(last) = vectors.into_iter().last() else { continue };
+            let Some(wanted) = &one else {
+                one = Some(last);
+                continue;
+            };
+            let cosine = cosine(&last, wanted);
+            if cosine < want || !last.iter().all(|it| it.is_finite()) {
+                let model = self.label.clone();
+                return Err(EmbeddingError::WarmupMismatch {
+                    model,
+                    token_count: count,
+                    cosine,
+                    want,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The counts of images that have programs, rising.

@@ -30,10 +30,15 @@ use crate::tokenizer::LongTokens;
 pub use batch::PreparedBatch;
 use batch::{Draft, Item};
 use forms::Forms;
+pub use forms::GroupTimes;
 pub use warm::ReadyReport;
+pub(crate) use warm::{CHECK_TEXTS, cosine_min, same};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;
+
+/// Inputs that a thread prepares, at least: fewer take less time than starting one.
+const PREPARED_EACH_MIN: usize = 2;
 
 /// What a pipeline consists of.
 #[derive(Clone, Debug)]
@@ -58,7 +63,7 @@ pub struct PipelineOptions {
     pub batch_tokens_max: usize,
     /// What E2 measures ages against; the batch's own time where there is none.
     pub reference_s: Option<i64>,
-    /// What the products of the models run in. The fusion is f32.
+    /// What the products of the models run in, and the experts of the fusion.
     pub precision: InferencePrecision,
     /// Whether slots are finished on the device, where they need not leave it before they are
     /// fused. On a processor the sparse slot alone is quicker without it.
@@ -93,6 +98,7 @@ pub struct PipelineCore {
     fusion: Option<FuseMoE>,
     /// How all twelve run together, once that was warmed up.
     forms: Option<Forms>,
+    times: GroupTimes,
     positional: TemporalPositional,
     hdc: HdcEncoder,
 }
@@ -111,6 +117,11 @@ impl PipelineCore {
     /// From now on E6 and E12 are handed out in their own forms as well, or not.
     pub fn set_own_forms(&mut self, own_forms: bool) {
         self.options.own_forms = own_forms;
+    }
+
+    /// What the last group took.
+    pub fn last_group(&self) -> GroupTimes {
+        self.times
     }
 
     /// Checkpoints in use and the models that each serves.
@@ -140,14 +151,34 @@ impl PipelineCore {
     /// The part of [`PipelineCore::embed_batch`] that needs no device: checks, models that are
     /// arithmetic, and tokens.
     pub fn prepare_batch(&self, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
-        let items = inputs.iter().map(|input| {
-            let draft = self.admit(&self.loaded, input, now_s)?;
-            match (&self.forms, text_of(draft.admitted.input())) {
-                (Some(_), Some(_)) => Ok(Item { tokens: self.tokens(&draft)?, draft }),
-                _ => Ok(Item { tokens: Vec::new(), draft }),
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let each = inputs.len().div_ceil(threads).max(PREPARED_EACH_MIN);
+        let mut pieces = inputs.chunks(each);
+        let first = pieces.next().unwrap_or_default();
+        let prepare = |piece: &[ModelInput]| -> Vec<EmbeddingResult<Item>> {
+            piece.iter().map(|input| self.prepare(input, now_s)).collect()
+        };
+        let prepare = &prepare;
+        let items = std::thread::scope(|scope| {
+            let others: Vec<_> = pieces.map(|it| scope.spawn(move || prepare(it))).collect();
+            let mut items = prepare(first);
+            for other in others {
+                match other.join() {
+                    Ok(more) => items.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
             }
+            items
         });
-        PreparedBatch(items.collect())
+        PreparedBatch(items)
+    }
+
+    fn prepare(&self, input: &ModelInput, now_s: i64) -> EmbeddingResult<Item> {
+        let draft = self.admit(&self.loaded, input, now_s)?;
+        match (&self.forms, text_of(draft.admitted.input())) {
+            (Some(_), Some(_)) => Ok(Item { tokens: self.tokens(&draft)?, draft }),
+            _ => Ok(Item { tokens: Vec::new(), draft }),
+        }
     }
 
     /// The rest of [`PipelineCore::embed_batch`].

@@ -68,6 +68,8 @@ pub struct TextTowerSpec {
     pub source: Arc<dyn WeightSource>,
     /// Most tokens in one program run, unless a single text is longer.
     pub batch_tokens_max: usize,
+    /// Most texts in one program run.
+    pub batch_sequences_max: usize,
     /// Most tokens of one text, specials included.
     pub sequence_tokens_max: usize,
     /// What its products run in.
@@ -113,7 +115,10 @@ impl TextTower {
     pub fn new(lane: LaneId, spec: TextTowerSpec) -> EmbeddingResult<Self> {
         spec.precision.check_model(&spec.label, spec.config.family)?;
         let room = spec.batch_tokens_max.max(spec.sequence_tokens_max).max(64);
-        let ladder = Bucket::ladder(room)?;
+        let mut ladder = Bucket::ladder(room)?;
+        for bucket in &mut ladder {
+            bucket.sequence_count = bucket.sequence_count.min(spec.batch_sequences_max.max(1));
+        }
         let pad_id = spec.config.special.pad.unwrap_or(0);
         let positions = match spec.config.position {
             Position::Learned { offset: 0, .. } | Position::Rope { .. } | Position::None => {

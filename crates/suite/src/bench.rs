@@ -242,20 +242,32 @@ pub fn steps(
             continue;
         }
         let figures = measure(driver, encoder, 3, Arc::new(NoArtifacts));
-        let Some((_, step_ns)) = profile.last_run() else { continue };
-        let mut sums: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
-        for (name, ns) in figures.steps.iter().zip(&step_ns) {
-            let sum = sums.entry(name).or_default();
-            *sum = (sum.0 + 1, sum.1 + ns);
-        }
-        let mut rows: Vec<_> = sums.into_iter().collect();
-        rows.sort_by_key(|(_, (_, ns))| std::cmp::Reverse(*ns));
-        let all: u64 = step_ns.iter().sum();
-        writeln!(out, "{}: {:.1} us in {} steps", encoder.name, all as f64 / 1e3, step_ns.len())?;
-        for (name, (count, ns)) in rows {
-            let (sum, each) = (ns as f64 / 1e3, ns as f64 / 1e3 / count as f64);
-            writeln!(out, "  {count:>4} x {each:>8.1} = {sum:>9.1} us  {name}")?;
-        }
+        let Some(last) = profile.take().pop() else { continue };
+        let labels = figures.steps.iter().map(String::as_str);
+        let steps: Vec<(&str, u64)> = labels.zip(last.steps.iter().map(|it| it.1)).collect();
+        write_steps(out, encoder.name, &steps)?;
+    }
+    Ok(())
+}
+
+/// The times of steps, added up by name, the longest first.
+pub(crate) fn write_steps(
+    out: &mut dyn Write,
+    what: &str,
+    steps: &[(&str, u64)],
+) -> std::io::Result<()> {
+    let mut sums: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for (name, ns) in steps {
+        let sum = sums.entry(name).or_default();
+        *sum = (sum.0 + 1, sum.1 + ns);
+    }
+    let mut rows: Vec<_> = sums.into_iter().collect();
+    rows.sort_by_key(|(_, (_, ns))| std::cmp::Reverse(*ns));
+    let all: u64 = steps.iter().map(|it| it.1).sum();
+    writeln!(out, "{what}: {:.1} us in {} steps", all as f64 / 1e3, steps.len())?;
+    for (name, (count, ns)) in rows {
+        let (sum, each) = (ns as f64 / 1e3, ns as f64 / 1e3 / count as f64);
+        writeln!(out, "  {count:>4} x {each:>8.1} = {sum:>9.1} us  {name}")?;
     }
     Ok(())
 }

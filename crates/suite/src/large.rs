@@ -140,7 +140,8 @@ const LENGTHS: &[usize] = &[17, 1, 64, 33, 2, 90];
 /// Rows without keys at the end.
 const PADDING: usize = 5;
 
-/// The forms of attention: full, causal, window with an extra key, table.
+/// The forms of attention: full, causal, window with an extra key, table, and one row for each
+/// sequence.
 ///
 /// # Panics
 /// When one is not what the oracle says.
@@ -148,7 +149,7 @@ pub fn check_attention(driver: &dyn Driver) {
     let mut wrong = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for d in [32, 64, 72, 80, 96, 128] {
-            for form in ["full", "causal", "window", "table"] {
+            for form in ["full", "causal", "window", "table", "firsts"] {
                 let name = format!("{form} d {d} {}", dtype.name());
                 check(driver, "attention", &attention(&name, form, dtype, d), &mut wrong);
             }
@@ -158,7 +159,7 @@ pub fn check_attention(driver: &dyn Driver) {
 }
 
 fn attention(name: &str, form: &str, dtype: DType, d: usize) -> OpCase {
-    let (heads, kv_heads) = (4, if form == "causal" { 2 } else { 4 });
+    let (heads, kv_heads) = (4, if matches!(form, "causal" | "firsts") { 2 } else { 4 });
     let (mut lo, mut hi, mut extra) = (Vec::new(), Vec::new(), Vec::new());
     let mut start = 0_i32;
     for length in LENGTHS {
@@ -179,8 +180,14 @@ fn attention(name: &str, form: &str, dtype: DType, d: usize) -> OpCase {
     hi.extend([0; PADDING]);
     extra.extend([-1; PADDING]);
     let rows = lo.len();
+    if form == "firsts" {
+        // The first row of each sequence, and the first of the padding.
+        let is_first = |row: &usize| *row == rows - PADDING || lo[*row] as usize == *row;
+        let firsts: Vec<usize> = (0..=rows - PADDING).filter(is_first).collect();
+        (lo, hi) = firsts.iter().map(|row| (lo[*row], hi[*row])).unzip();
+    }
     let mut case = CaseBuilder::new(name).tolerance(tolerance(dtype));
-    let q = case.random_in("q", dtype, &[rows, heads, d], -2.0, 2.0);
+    let q = case.random_in("q", dtype, &[lo.len(), heads, d], -2.0, 2.0);
     let k = case.random_in("k", dtype, &[rows, kv_heads, d], -2.0, 2.0);
     let v = case.random("v", dtype, &[rows, kv_heads, d]);
     let lo = case.indices("lo", &lo);

@@ -5,6 +5,7 @@
 mod baked;
 pub mod bench;
 mod decoder;
+pub mod first;
 mod golden;
 mod large;
 mod nf4;
@@ -13,6 +14,7 @@ pub mod parity;
 mod partly;
 pub mod parts;
 pub mod pipeline;
+pub mod requests;
 mod rows;
 pub mod weights;
 

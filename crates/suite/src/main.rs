@@ -5,16 +5,19 @@
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
 //! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
-//! `--pipeline` measures the pipeline of twelve models at published size, and `--soak COUNT` sends
-//! so many requests through it; `--models DIR` says where its seeded checkpoints are, which are
-//! made where they are not there, `--parity FILE` writes their vectors for
-//! `bench/baselines/parity.py`, `--tiny` takes tiny ones, and `--memory BYTES` bounds its memory.
+//! `--pipeline` measures the pipeline of twelve models at published size; `--soak COUNT` sends so
+//! many requests through it, and `--requests COUNT` through MiniLM alone; `--first COUNT` starts
+//! that many processes and compares their first calls with later ones. `--models DIR` says where
+//! its seeded checkpoints are, which are made where they are not there, `--parity FILE` writes
+//! their vectors for `bench/baselines/parity.py`, `--tiny` takes tiny ones, and `--memory BYTES`
+//! bounds its memory.
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
-//! `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say where things are; `--eager` captures
-//! nothing; `--without-library` leaves cuBLASLt alone, `--without-hopper` the forms of sm_90a, and
-//! `--without-fp8` products in fp8. `--sealed` runs encoders in place of checks, for
+//! `--jobs COUNT` checks run at once. `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say
+//! where things are; `--eager` captures nothing; `--without-library` leaves cuBLASLt alone,
+//! `--without-hopper` the forms of sm_90a, and `--without-fp8` products in fp8. `--sealed` runs
+//! encoders in place of checks, for
 //! `crates/suite/outside/check.sh`, which says what `--plant` is.
 #![forbid(unsafe_code)]
 
@@ -24,13 +27,17 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
+use calor_suite::first;
 use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
+use calor_suite::requests::{against_oracle, requests};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
 use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
@@ -41,6 +48,12 @@ use calor_testkit::{Known, check_joined, contract, failures};
 
 const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sorts" }];
 
+/// The checkpoint of MiniLM's size among those of a pipeline.
+const MINILM: &str = "all-MiniLM-L6-v2";
+
+/// Checks at once where nothing is said: most of a check is the oracle's work on one thread.
+const JOBS_MAX: usize = 12;
+
 /// What the command line says.
 #[derive(Default)]
 struct Arguments {
@@ -50,6 +63,9 @@ struct Arguments {
     pipeline: bool,
     parity: Option<PathBuf>,
     soak: Option<usize>,
+    requests: Option<usize>,
+    first: Option<usize>,
+    once: bool,
     models: PathBuf,
     tiny: bool,
     memory_bytes: Option<u64>,
@@ -60,6 +76,7 @@ struct Arguments {
     steps: bool,
     sealed: bool,
     plant: bool,
+    jobs: usize,
     eager: bool,
     without_library: bool,
     without_hopper: bool,
@@ -75,6 +92,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),
         models: std::env::temp_dir().join("calor-suite-models"),
+        jobs: std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX),
         ..Arguments::default()
     };
     let mut words = std::env::args().skip(1);
@@ -89,6 +107,9 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--pipeline" => found.pipeline = true,
             "--parity" => found.parity = Some(next()?.into()),
             "--soak" => found.soak = Some(next()?.parse()?),
+            "--requests" => found.requests = Some(next()?.parse()?),
+            "--first" => found.first = Some(next()?.parse()?),
+            "--once" => found.once = true,
             "--models" => found.models = next()?.into(),
             "--tiny" => found.tiny = true,
             "--memory" => found.memory_bytes = Some(next()?.parse()?),
@@ -100,6 +121,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--plant" => found.plant = true,
             "--bench" => found.bench = true,
             "--parts" => found.parts = true,
+            "--jobs" => found.jobs = next()?.parse()?,
             "--eager" => found.eager = true,
             "--without-library" => found.without_library = true,
             "--without-hopper" => found.without_hopper = true,
@@ -129,12 +151,26 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         plain_arch: arguments.without_hopper,
         without_fp8: arguments.without_fp8,
         profile: profile.clone(),
+        early_library: arguments.pipeline || arguments.soak.is_some() || arguments.once,
         ..CudaOptions::default()
     };
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
     let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
-    if arguments.pipeline || arguments.parity.is_some() || arguments.soak.is_some() {
-        pipeline_runs(&driver, &arguments, &mut out)?;
+    if let Some(count) = arguments.first.filter(|_| !arguments.once) {
+        let mut record: Box<dyn Write> = match &arguments.json {
+            Some(path) => Box::new(File::create(path)?),
+            None => Box::new(std::io::sink()),
+        };
+        let device = driver.open(0)?;
+        writeln!(record, "{}", head(&device.signature, &arguments)?)?;
+        drop(device);
+        let own: Vec<String> = std::env::args().skip(1).collect();
+        first::first_calls(count, &own, &mut out, &mut *record).map_err(|err| err.to_string())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let on_files = arguments.once || arguments.soak.or(arguments.requests).is_some();
+    if arguments.pipeline || arguments.parity.is_some() || on_files {
+        pipeline_runs(&driver, profile.as_ref(), &arguments, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     for library in driver.libraries().rows() {
@@ -146,18 +182,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if measures(&driver, &device.signature, profile.as_ref(), &arguments, &mut out)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut failed = 0;
-    for (name, check) in checks(&driver, &alone, device.claims, &arguments.golden) {
-        if !arguments.names.is_empty() && !arguments.names.iter().any(|it| name.contains(&**it)) {
-            continue;
-        }
-        let watch = Stopwatch::start();
-        let outcome = catch_unwind(AssertUnwindSafe(check));
-        let seconds = watch.elapsed_ns() as f64 / 1e9;
-        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        writeln!(out, "{word:<6} {name} {seconds:.2} s")?;
-        failed += usize::from(outcome.is_err());
-    }
+    let wanted = |name: &str| {
+        arguments.names.is_empty() || arguments.names.iter().any(|it| name.contains(&**it))
+    };
+    let mut all = checks(&driver, &alone, device.claims, &arguments.golden);
+    all.retain(|it| wanted(it.0));
+    let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -198,6 +228,7 @@ fn measures(
 /// The pipeline of twelve models, measured or under load.
 fn pipeline_runs(
     driver: &CudaDriver,
+    profile: Option<&CudaProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
 ) -> Result<(), Box<dyn Error>> {
@@ -220,10 +251,20 @@ fn pipeline_runs(
         parity::record(driver, models, names, precision, &mut lines)
             .map_err(|err| err.to_string())?;
     }
+    if arguments.once {
+        first::once(driver, &files, out).map_err(|err| err.to_string())?;
+    }
+    if let Some(count) = arguments.requests {
+        let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
+        let dir = files.models.join(MINILM);
+        requests(driver, &exact, &dir, &files.cache, count, out).map_err(|err| err.to_string())?;
+    }
     if let Some(count) = arguments.soak {
         pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
     }
-    if arguments.pipeline {
+    if let Some(profile) = profile.filter(|_| arguments.pipeline) {
+        pipeline::steps(driver, profile, &files, out).map_err(|err| err.to_string())?;
+    } else if arguments.pipeline {
         let mut record: Box<dyn Write> = match &arguments.json {
             Some(path) => Box::new(File::create(path)?),
             None => Box::new(std::io::sink()),
@@ -250,7 +291,30 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
     }))
 }
 
-type Check<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
+type Check<'a> = (&'static str, Box<dyn FnOnce() + Send + 'a>);
+
+/// Runs checks, `jobs` at once, and says how many failed.
+fn run_checks(checks: Vec<Check<'_>>, jobs: usize) -> usize {
+    let (checks, failed) = (Mutex::new(checks.into_iter()), AtomicUsize::new(0));
+    let work = || loop {
+        let next = checks.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some((name, check)) = next else { return };
+        let watch = Stopwatch::start();
+        let outcome = catch_unwind(AssertUnwindSafe(check));
+        let seconds = watch.elapsed_ns() as f64 / 1e9;
+        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+        // The count says it too where the line cannot be written.
+        let _ = writeln!(std::io::stdout(), "{word:<6} {name} {seconds:.2} s");
+        failed.fetch_add(usize::from(outcome.is_err()), Ordering::Relaxed);
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..jobs {
+            scope.spawn(work);
+        }
+        work();
+    });
+    failed.into_inner()
+}
 
 /// The check of a precision where the device claims its product, else that it is refused.
 fn in_precision<'a>(
@@ -258,7 +322,7 @@ fn in_precision<'a>(
     claims: &'static [Claim],
     precision: InferencePrecision,
     large_min: f64,
-) -> Box<dyn FnOnce() + 'a> {
+) -> Box<dyn FnOnce() + Send + 'a> {
     match precision.runs_with(claims) {
         true => Box::new(move || {
             let lines = golden.vectors_are_close_in(precision, large_min, &[]);
@@ -299,6 +363,13 @@ fn checks<'a>(
         (
             "golden.late_interaction",
             Box::new(move || models().late_interaction_scores_are_those_of_the_reference()),
+        ),
+        (
+            "golden.oracle",
+            Box::new(move || {
+                let done = against_oracle(driver, &golden.join("bert"), 1000);
+                assert!(done.is_ok(), "{done:?}");
+            }),
         ),
         ("golden.images", Box::new(move || models().images_are_those_of_the_reference())),
         (

@@ -1,7 +1,7 @@
 //! The pipeline of twelve models at real size: how long it takes to be ready, what a request
 //! costs, how cost grows, and whether anything is built once it is warm.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_device::Driver;
+use calor_device_cuda::{CudaProfile, TimedRun};
 use calor_embed::embedding::MissingModels;
 use calor_embed::fusion::FUSION_SEED_DEFAULT;
 use calor_embed::input::InputLimits;
@@ -21,14 +22,16 @@ use calor_runtime::Build;
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
-use calor_telemetry::{Counters, Null};
+use calor_telemetry::{Counters, Event, Log, Null};
 use calor_weights::{Dtype, SYNTH_MODELS, SynthOptions, SynthProfile, synth};
 use serde_json::{Value as Json, json};
+
+use crate::bench;
 
 /// Seconds since the epoch, as the temporal models see them.
 const NOW_S: i64 = 1_714_564_800;
 /// Counters that a sealed pipeline leaves alone.
-const BUILDING: [Plain; 5] =
+pub(crate) const BUILDING: [Plain; 5] =
     [Plain::Plans, Plain::Compiles, Plain::Loads, Plain::Allocations, Plain::Preparations];
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -124,7 +127,8 @@ impl PipelineFiles {
         let store = Arc::new(ArtifactStore::open(options, counters.clone(), Arc::new(Null)));
         let device = driver.open(0)?;
         let open_ns = watch.elapsed_ns();
-        let build = Build::new(device, self.quota_bytes, counters.clone(), Arc::new(Null));
+        let log = Arc::new(Log::default());
+        let build = Build::new(device, self.quota_bytes, counters.clone(), log.clone());
         let core = PipelineCore::open(build.with_artifacts(store), self.options())?;
         let files_ns = watch.elapsed_ns() - open_ns;
         let (core, report) = core.warm()?;
@@ -137,6 +141,7 @@ impl PipelineFiles {
             "memory_ns": report.build.memory_ns, "weights_ns": report.build.weights_ns,
             "prepare_ns": report.build.prepare_ns, "check_ns": report.check_ns,
             "programs": report.program_count, "steps": report.step_count,
+            "loads_ns": loads_ns(&log),
             "compiles": done.get(Plain::Compiles), "loads": done.get(Plain::Loads),
             "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes,
             "boundary_bytes": memory.boundary_bytes,
@@ -145,14 +150,28 @@ impl PipelineFiles {
     }
 }
 
+/// How many modules were loaded, and how long that took, by the first word of what they are.
+fn loads_ns(log: &Log) -> Json {
+    let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for record in log.records() {
+        if let Event::ModuleLoaded { kernel, wall_ns, .. } = record.event {
+            let name = kernel.text();
+            let name = name.split(|it: char| !it.is_alphanumeric() && it != '_').next();
+            let sum = sums.entry(name.unwrap_or("").to_owned()).or_default();
+            *sum = (sum.0 + 1, sum.1 + wall_ns);
+        }
+    }
+    json!(sums)
+}
+
 /// Texts that are all different, each of about so many tokens for the first tower.
 #[derive(Debug)]
-struct Texts {
-    seed: u64,
+pub(crate) struct Texts {
+    pub(crate) seed: u64,
 }
 
 impl Texts {
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         // A step of SplitMix64.
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -179,7 +198,7 @@ impl Texts {
 }
 
 /// Words of a text that has about so many tokens for E1.
-fn words_for(core: &PipelineCore, tokens: usize) -> Outcome<usize> {
+pub(crate) fn words_for(core: &PipelineCore, tokens: usize) -> Outcome<usize> {
     let mut texts = Texts { seed: 1 };
     for words in 1..=tokens {
         let input = texts.text(words)?;
@@ -193,13 +212,13 @@ fn words_for(core: &PipelineCore, tokens: usize) -> Outcome<usize> {
 
 /// Samples of one size: preparing and running apart, in nanoseconds.
 #[derive(Debug, Default)]
-struct Samples {
+pub(crate) struct Samples {
     prepare_ns: Vec<u64>,
-    run_ns: Vec<u64>,
+    pub(crate) run_ns: Vec<u64>,
     token_counts: Vec<usize>,
 }
 
-fn sample(
+pub(crate) fn sample(
     core: &mut PipelineCore,
     texts: &mut Texts,
     [items, words, runs]: [usize; 3],
@@ -264,7 +283,7 @@ pub fn measure(
     write_ready(out, &ready)?;
     let mut texts = Texts { seed: 7 };
     let before = core.programs().counters().snapshot();
-    for own_forms in [true, false] {
+    for own_forms in [false, true] {
         core.set_own_forms(own_forms);
         writeln!(
             out,
@@ -276,7 +295,7 @@ pub fn measure(
             let run_ns = median(&samples.run_ns, 5) as f64;
             writeln!(
                 out,
-                "{:>5} x {:<6} {:>11.1} {:>10.1} {:>8.0} {:>14.1}  tokens {:?}",
+                "{:>5} x {:<6} {:>11.1} {:>10.1} {:>8.0} {:>14.1}  tokens {:?}, last {:?}",
                 items,
                 tokens,
                 samples.run_ns[0] as f64 / 1e3,
@@ -284,6 +303,7 @@ pub fn measure(
                 items as f64 / run_ns * 1e9,
                 median(&samples.prepare_ns, 5) as f64 / 1e3,
                 samples.token_counts,
+                core.last_group(),
             )?;
             let line = json!({
                 "what": "request", "items": items, "tokens": tokens, "own_forms": own_forms,
@@ -303,13 +323,43 @@ pub fn measure(
     Ok(())
 }
 
+/// Times of the steps of one request of each of some sizes, by program in the order of their runs.
+/// The driver's device was opened with `profile`, so programs run step by step.
+///
+/// # Errors
+/// What the pipeline says.
+pub fn steps(
+    driver: &dyn Driver,
+    profile: &CudaProfile,
+    files: &PipelineFiles,
+    out: &mut dyn Write,
+) -> Outcome<()> {
+    let (mut core, _) = files.warm(driver)?;
+    let mut texts = Texts { seed: 7 };
+    for [items, tokens] in [[1, 32], [32, 128]] {
+        let words = words_for(&core, tokens)?;
+        profile.take();
+        sample(&mut core, &mut texts, [items, words, 3])?;
+        let us = |run: &TimedRun| run.steps.iter().map(|it| it.1).sum::<u64>() / 1000;
+        let sums: Vec<u64> = profile.take().iter().map(us).collect();
+        writeln!(out, "three requests of {items} x {tokens}, us of each program: {sums:?}")?;
+        sample(&mut core, &mut texts, [items, words, 1])?;
+        for (index, run) in profile.take().iter().enumerate() {
+            let what = format!("{items} x {tokens}, program {index}");
+            let steps: Vec<(&str, u64)> = run.steps.iter().map(|it| (&*it.0, it.1)).collect();
+            bench::write_steps(out, &what, &steps)?;
+        }
+    }
+    Ok(())
+}
+
 fn write_ready(out: &mut dyn Write, ready: &Json) -> std::io::Result<()> {
     let ms = |name: &str| ready[name].as_u64().unwrap_or(0) as f64 / 1e6;
     writeln!(
         out,
         "ready in {:.0} ms: device {:.0}, files {:.0}, graphs {:.0}, plans {:.0}, code {:.0}, \
          memory {:.0}, weights {:.0}, prepare {:.0}, check {:.0}; {} programs of {} steps, {} \
-         compiled, {} loaded; {} bytes of weights, {} of arenas",
+         compiled, {} loaded; {} bytes of weights, {} of arenas; loads {}",
         ms("wall_ns"),
         ms("device_ns"),
         ms("files_ns"),
@@ -326,6 +376,7 @@ fn write_ready(out: &mut dyn Write, ready: &Json) -> std::io::Result<()> {
         ready["loads"],
         ready["weights_bytes"],
         ready["arena_bytes"],
+        ready["loads_ns"],
     )
 }
 
@@ -393,7 +444,7 @@ pub fn soak(
 }
 
 /// Bytes of the process in memory, where the system tells.
-fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
     let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse::<u64>().ok());

@@ -5,7 +5,11 @@ use calor_ir::DType;
 use calor_kernel::{Source, Unit};
 
 use super::{TURING, attrs, fits, results, rows, sizes};
-use crate::sources::{ATTENTION_CORE_SIZES, ATTENTION_SIZE_MAX, type_number};
+use crate::sources::type_number;
+use crate::sources::{ATTENTION_CORE_SIZES, ATTENTION_FEW_ROWS_MAX, ATTENTION_SIZE_MAX};
+
+/// Query rows are few where there are so many keys for each.
+const FEW_ROWS_SHARE: usize = 8;
 
 pub(super) fn offer<const CORES: u32>(site: &Site<'_>) -> Option<Offer> {
     let attrs = attrs(site)?;
@@ -36,6 +40,29 @@ pub(super) fn offer<const CORES: u32>(site: &Site<'_>) -> Option<Offer> {
         let shape = site.graph().shape(*it);
         shape.sizes()[1..].iter().product::<usize>().is_multiple_of(8)
     });
+    let words = vec![
+        OfferWord::Rows(q),
+        OfferWord::Rows(k),
+        OfferWord::Stride { arg: 0, inner: 2 },
+        OfferWord::Stride { arg: 1, inner: 2 },
+        OfferWord::Stride { arg: 2, inner: 2 },
+    ];
+    // Tiles of rows that belong to as many sequences would look at the keys of all of them.
+    let few = tq * FEW_ROWS_SHARE <= tk && tq <= ATTENTION_FEW_ROWS_MAX as usize;
+    if few && in_rows && size.is_multiple_of(8) && !extra && !bias && !lse {
+        let params = vec![
+            ("heads", heads as i64),
+            ("kv_heads", kv_heads as i64),
+            ("d", d as i64),
+            ("scale", scale.to_bits().cast_signed()),
+            ("dtype", number.into()),
+        ];
+        let mut args: Vec<OfferArg> = [q, k, v].map(|it| OfferArg::Read(it, rows(2))).into();
+        args.extend([lo, hi].map(|it| OfferArg::Read(it, Layout::Dense)));
+        args.extend(results(site).into_iter().map(OfferArg::Write));
+        let unit = Unit::Source(Source { name: "attention_rows", params });
+        return Some(Offer { unit, words, args, absorbs: vec![] });
+    }
     let cores = dtype != DType::F32 && ATTENTION_CORE_SIZES.contains(&size) && in_rows;
     let params = vec![
         ("heads", heads as i64),
@@ -53,13 +80,6 @@ pub(super) fn offer<const CORES: u32>(site: &Site<'_>) -> Option<Offer> {
     let mut args: Vec<OfferArg> = [q, k, v].map(|it| OfferArg::Read(it, rows(2))).into();
     args.extend([lo, hi].iter().chain(rest).map(|it| OfferArg::Read(*it, Layout::Dense)));
     args.extend(results(site).into_iter().map(OfferArg::Write));
-    let words = vec![
-        OfferWord::Rows(q),
-        OfferWord::Rows(k),
-        OfferWord::Stride { arg: 0, inner: 2 },
-        OfferWord::Stride { arg: 1, inner: 2 },
-        OfferWord::Stride { arg: 2, inner: 2 },
-    ];
     let unit = Unit::Source(Source { name: "attention", params });
     Some(Offer { unit, words, args, absorbs: vec![] })
 }

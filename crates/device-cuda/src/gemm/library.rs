@@ -2,7 +2,8 @@
 
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use cudarc::cublaslt::sys::{self, cublasStatus_t};
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 
 use super::Shape;
 use crate::api::{CUdeviceptr, CUstream};
-use crate::device::Handle;
+use crate::device::{self, Context, Handle};
 use crate::library::{Libraries, LibraryName, Missing};
 
 /// Candidates that are measured for a shape.
@@ -50,11 +51,31 @@ pub(super) enum Refused {
     Type,
 }
 
-/// The library with its handle, which is made when it is first needed: that takes a while.
+/// The library with its handle, which is made when it is first needed or, if that is asked for,
+/// on a thread of its own from the start: it takes a third of a second.
 #[derive(Debug)]
 pub(crate) struct Blas {
     version: usize,
-    handle: OnceLock<Result<Handle<sys::cublasLtHandle_t>, Refused>>,
+    handle: Arc<OnceLock<Made>>,
+    starting: Option<JoinHandle<()>>,
+}
+
+type Made = Result<Handle<sys::cublasLtHandle_t>, Refused>;
+
+fn make_handle() -> Made {
+    let mut handle = ptr::null_mut();
+    // SAFETY: the pointer is valid for a write.
+    ok(unsafe { sys::cublasLtCreate(&raw mut handle) })?;
+    Ok(Handle(handle))
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // The thread uses the context, which goes after this.
+        if let Some(thread) = self.starting.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Blas {
@@ -78,7 +99,7 @@ impl Blas {
         }
         // SAFETY: it takes nothing.
         let version = unsafe { sys::cublasLtGetVersion() };
-        Ok(Self { version, handle: OnceLock::new() })
+        Ok(Self { version, handle: Arc::default(), starting: None })
     }
 
     /// Name and version: part of the key of an algorithm.
@@ -86,15 +107,21 @@ impl Blas {
         format!("cublaslt {}", self.version)
     }
 
+    /// Makes the handle on a thread of its own; whoever needs it earlier waits for it.
+    pub(crate) fn start(&mut self, context: &Context) {
+        let (handle, context) = (Arc::clone(&self.handle), context.raw());
+        let work = move || {
+            if device::enter(context).is_ok() {
+                handle.get_or_init(make_handle);
+            }
+        };
+        // Without a thread it is made when it is needed.
+        self.starting = std::thread::Builder::new().name("calor-cublaslt".into()).spawn(work).ok();
+    }
+
     /// The handle, with the context current.
     pub(super) fn handle(&self) -> Result<sys::cublasLtHandle_t, Refused> {
-        let made = self.handle.get_or_init(|| {
-            let mut handle = ptr::null_mut();
-            // SAFETY: the pointer is valid for a write.
-            ok(unsafe { sys::cublasLtCreate(&raw mut handle) })?;
-            Ok(Handle(handle))
-        });
-        made.map(|it| it.0)
+        self.handle.get_or_init(make_handle).map(|it| it.0)
     }
 }
 

@@ -22,6 +22,21 @@ pub(crate) struct Product {
 
 /// A product out of an artifact. Runs it once, so that the library's kernel is loaded.
 pub(crate) fn load(shared: &Shared, artifact: &Artifact) -> Result<Product, DeviceError> {
+    let product = read(shared, artifact)?;
+    product.first_run(shared)?;
+    Ok(product)
+}
+
+/// Runs the product of an artifact once on the calling thread, for the sake of the library: it
+/// loads a kernel when that runs first, and several threads wait together. What goes wrong is for
+/// [`load`] to say.
+pub(super) fn run_ahead(shared: &Shared, artifact: &Artifact) {
+    if let Ok(product) = read(shared, artifact) {
+        let _ = product.first_run(shared);
+    }
+}
+
+fn read(shared: &Shared, artifact: &Artifact) -> Result<Product, DeviceError> {
     let damaged = |why: &'static str| DeviceError::Damaged { why };
     if !shared.arch.is(&artifact.target) {
         return Err(DeviceError::WrongTarget {
@@ -47,20 +62,16 @@ pub(crate) fn load(shared: &Shared, artifact: &Artifact) -> Result<Product, Devi
         [] => None,
         bytes => Some(compile::load_kernel(shared, &artifact.target, bytes)?),
     };
-    let product = Product { shape, algorithm, finish };
-    product.first_run(shared)?;
-    Ok(product)
+    Ok(Product { shape, algorithm, finish })
 }
 
 impl Product {
     fn first_run(&self, shared: &Shared) -> Result<(), DeviceError> {
-        let mut state = shared.enter()?;
         let lost = |why: Refused| DeviceError::Unsupported { kind: KIND, what: why.to_string() };
         let blas = shared.blas.as_ref().map_err(|why| DeviceError::Unsupported {
             kind: KIND,
             what: format!("products: {why}"),
         })?;
-        let handle = blas.handle().map_err(lost)?;
         let shape = &self.shape;
         let strides = Strides {
             rows: shape.rows.into(),
@@ -68,7 +79,11 @@ impl Product {
             c: shape.n.into(),
             residual: shape.n.into(),
         };
-        let places = trial_places(shared, &mut state, shape)?;
+        let mut state = shared.enter()?;
+        let (_trial, places) = trial_places(shared, &mut state, shape)?;
+        // Other threads need not wait for the library.
+        drop(state);
+        let handle = blas.handle().map_err(lost)?;
         let described = Described::new(shape, &strides, places.c).map_err(lost)?;
         let stream = shared.stream.raw();
         let refused = DeviceError::Damaged { why: "the library refuses the algorithm" };
@@ -76,7 +91,9 @@ impl Product {
         unsafe { multiply(handle, &described, shape.adds(), &self.algorithm, &places, stream) }
             .map_err(|_| refused)?;
         // SAFETY: the stream is alive.
-        unsafe { api::synchronize(stream) }.map_err(|err| shared.failed(&mut state, err, 0))
+        let ended = unsafe { api::synchronize(stream) };
+        let mut state = shared.enter()?;
+        ended.map_err(|err| shared.failed(&mut state, err, 0))
     }
 
     /// The product over real memory, or what does not fit.
@@ -132,6 +149,7 @@ impl Product {
             None => self.algorithm,
         };
         Ok(BoundProduct {
+            name: format!("product {rows_most} x {} x {}", shape.n, shape.k),
             described,
             adds: shape.adds(),
             algorithm,
@@ -211,6 +229,7 @@ impl<'a> Operands<'a> {
 /// A product with its places.
 #[derive(Debug)]
 pub(crate) struct BoundProduct {
+    name: String,
     /// None where there are no rows.
     described: Option<Described>,
     adds: bool,
@@ -220,6 +239,11 @@ pub(crate) struct BoundProduct {
 }
 
 impl BoundProduct {
+    /// Rows of the result, columns, and what each sums up.
+    pub(crate) fn name(&self) -> String {
+        self.name.clone()
+    }
+
     /// # Safety
     /// The places are alive until the product has ended.
     pub(crate) unsafe fn issue(&mut self, shared: &Shared, stream: CUstream) -> Result<(), Failed> {

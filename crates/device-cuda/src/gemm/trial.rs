@@ -1,5 +1,7 @@
 //! Choosing an algorithm by measurement, on memory of the device's own.
 
+use std::sync::Arc;
+
 use calor_device::DeviceError;
 use cudarc::cublaslt::sys;
 
@@ -31,7 +33,7 @@ pub(super) fn choose(
         c: shape.n.into(),
         residual: shape.n.into(),
     };
-    let places = trial_places(shared, &mut state, shape)?;
+    let (_trial, places) = trial_places(shared, &mut state, shape)?;
     let described = Described::new(shape, &strides, places.c).map_err(failed)?;
     let found =
         candidates(handle, &described, places.workspace_bytes, ALIGN_BYTES).map_err(failed)?;
@@ -91,33 +93,38 @@ pub(super) fn median_ms(
     Ok(times[TRIALS / 2])
 }
 
-/// Memory for a trial: operands behind each other, then the workspace.
+/// Memory for a trial: operands behind each other, then the workspace. The places are there as
+/// long as the block that comes with them.
 pub(super) fn trial_places(
     shared: &Shared,
     state: &mut State,
     shape: &Shape,
-) -> Result<Places, DeviceError> {
+) -> Result<(Arc<Block>, Places), DeviceError> {
     let bytes = shape.element_bytes();
     let area =
         |rows: u32, cols: u32| (u64::from(rows) * u64::from(cols) * bytes).next_multiple_of(256);
     let (a, w, c) = (area(shape.rows, shape.k), area(shape.n, shape.k), area(shape.rows, shape.n));
     let workspace_bytes = workspace_bytes(shared.arch.major);
     let want = a + w + 2 * c + workspace_bytes;
-    if state.trial.as_ref().is_none_or(|it| it.len < want) {
-        state.trial = None;
+    let kept = state.trial.take().filter(|it| want <= it.len);
+    let block = if let Some(block) = kept {
+        block
+    } else {
         let block = Block::new(want).map_err(|err| shared.failed(state, err, want))?;
         // SAFETY: the block was just made.
         unsafe { api::fill(block.at, 0, want as usize, shared.stream.raw()) }
             .map_err(|err| shared.failed(state, err, 0))?;
-        state.trial = Some(block);
-    }
-    let at = state.trial.as_ref().map_or(0, |it| it.at);
-    Ok(Places {
+        Arc::new(block)
+    };
+    state.trial = Some(Arc::clone(&block));
+    let at = block.at;
+    let places = Places {
         a: at,
         w: at + a,
         residual: at + a + w,
         c: at + a + w + c,
         workspace: at + a + w + 2 * c,
         workspace_bytes,
-    })
+    };
+    Ok((block, places))
 }

@@ -1,4 +1,4 @@
-//! Interval attention: on tensor cores where types, head size and strides allow, else in f32
+//! Interval attention: one row by one where they are few, on tensor cores where types, head size and strides allow, else in f32
 //! arithmetic.
 //!
 //! Parameters: those of the CPU's source of the same name, then `dtype`, `rows` (most query rows)
@@ -6,18 +6,22 @@
 
 use calor_kernel::Source;
 
-use super::{NoKernel, Written, defines, param};
+use super::{NoKernel, PRELUDE, ROWS, Written, defines, param};
 use crate::arch::Arch;
 use crate::form::{Axis, Geometry, KernelForm};
 
 const PLAIN: &str = include_str!("../text/attention_plain.cu");
 const MMA: &str = include_str!("../text/attention_mma.cu");
+const FEW: &str = include_str!("../text/attention_rows.cu");
 
 /// Head sizes of the form on tensor cores.
 pub(crate) const CORE_SIZES: [u32; 5] = [32, 64, 80, 96, 128];
 
 /// Largest head size of the plain form.
 pub(crate) const SIZE_MAX: u32 = 256;
+
+/// Most query rows of the form that takes one by one: what a grid has room for.
+pub(crate) const FEW_ROWS_MAX: u32 = 65_535;
 
 /// Largest table that is kept in shared memory.
 const TABLE_ROWS_STAGED: u32 = 8192;
@@ -124,4 +128,34 @@ pub(super) fn write(source: &Source, arch: Arch) -> Result<Written, NoKernel> {
     }
     let scale = format!("#define CALOR_SCALE {scale:?}f\n");
     Ok(Written { text: [&defines(&values), &scale, text].concat(), form })
+}
+
+/// Attention of few query rows. Parameters: `heads`, `kv_heads`, `d`, `scale` and `dtype`.
+pub(super) fn few(source: &Source, arch: Arch) -> Result<Written, NoKernel> {
+    let number = |name| param(source, name);
+    let (heads, kv_heads, d) = (number("heads")?, number("kv_heads")?, number("d")?);
+    let scale = source.param_f64("scale").filter(|it| it.is_finite());
+    let scale = scale.ok_or_else(|| NoKernel::Wrong("`attention_rows` needs a scale".into()))?;
+    let whole = d != 0 && d.is_multiple_of(8) && d <= SIZE_MAX;
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !whole {
+        return Err(NoKernel::Wrong("the heads of `attention_rows` do not fit".into()));
+    }
+    let dependent = 9 <= arch.major;
+    let values = [
+        ("WORDS", 5),
+        ("TYPE", i64::from(number("dtype")?)),
+        ("HEADS", heads.into()),
+        ("KV_HEADS", kv_heads.into()),
+        ("D", d.into()),
+        ("PDL", dependent.into()),
+    ];
+    let grid = [Axis::fixed(heads), Axis::of(0, 1), Axis::ONE];
+    let mut form = KernelForm::new("calor_attention_rows", 128, Geometry::Tiles(grid), 5);
+    form.dependent = dependent;
+    form.buffer_count = 6;
+    form.align_bytes = 16;
+    form.stride_words = vec![2, 3, 4];
+    form.stride_align = 8;
+    let scale = format!("#define CALOR_SCALE {scale:?}f\n");
+    Ok(Written { text: [&defines(&values), &scale, PRELUDE, ROWS, FEW].concat(), form })
 }

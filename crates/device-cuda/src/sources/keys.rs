@@ -45,6 +45,17 @@ const SCALED: Grid = &[
 
 /// Every source: its name, its grid, its hints.
 const GRIDS: &[(&str, Grid, &[&str])] = &[
+    (
+        "attention_rows",
+        &[
+            ("heads", &[4, 12]),
+            ("kv_heads", &[2, 4]),
+            ("d", &[64, 80]),
+            ("scale", SCALES),
+            ("dtype", &[0, 1, 2]),
+        ],
+        &[],
+    ),
     ("gemm_plain", GEMM, &["rows"]),
     ("gemm_mma", GEMM, &["rows"]),
     ("gemm_wgmma", GEMM, &["rows"]),

@@ -180,6 +180,10 @@ fn tile(shape: &Shape) -> Tile {
     let small = Tile { rows: 64, columns: 64, groups: 1, alternate: 0, stages: 8, ..wide };
     let Shape { n, k, rows, .. } = *shape;
     if 2048 <= rows {
+        // So few columns leave processors idle with wider tiles.
+        if n <= 384 {
+            return if k < 1024 { Tile { columns: 64, stages: 6, ..wide } } else { wide };
+        }
         if n.is_multiple_of(192) && (4096 <= rows || 3072 <= n) {
             return Tile { columns: 192, stages: 4, ..wide };
         }

@@ -19,7 +19,8 @@ impl Builder<'_> {
         let config = self.config;
         let (h, d) = (config.head_count, config.head_len);
         let name = |part: &str| format!("layer.{layer}.attn.{part}");
-        let [mut q, mut k, v] = self.queries_keys_values(x, layer, rows.count)?;
+        let [mut q, mut k, v, of_first @ ..] =
+            self.queries_keys_values(x, layer, rows.count, rows.segment.is_some())?;
         if let (Position::Rope { thetas }, Some(positions)) = (&config.position, rows.positions) {
             let theta = thetas[layer];
             q = nn::rope(&mut self.g, q, positions, theta, RopeStyle::Half)?;
@@ -32,7 +33,7 @@ impl Builder<'_> {
         let options = AttentionOptions { lo, hi, extra, bias, scale };
         let mut mixed = nn::attention(&mut self.g, q, k, v, &options)?;
         if let Some(segment) = rows.segment {
-            mixed = self.global_rows(x, mixed, layer, rows, segment, scale)?;
+            mixed = self.global_rows(x, of_first, mixed, layer, rows, segment, scale)?;
         }
         let mixed = self.g.reshape(mixed, &[rows.count, h * d])?;
         let sizes = [config.hidden_len, h * d];
@@ -46,18 +47,20 @@ impl Builder<'_> {
         self.g.add(out, residual)
     }
 
-    /// One product for queries, keys and values: their weights are joined once, when they are
-    /// loaded.
+    /// One product for queries, keys and values, and with `global` for the keys and values that the
+    /// first rows see: their weights are joined once, when they are loaded.
     fn queries_keys_values(
         &mut self,
         x: ValueId,
         layer: usize,
         count: usize,
-    ) -> Result<[ValueId; 3], GraphError> {
+        global: bool,
+    ) -> Result<[ValueId; 5], GraphError> {
         let config = self.config;
         let (h, hkv, d) = (config.head_count, config.kv_head_count, config.head_len);
         let hidden = config.hidden_len;
-        let parts = [("q", h), ("k", hkv), ("v", hkv)];
+        let parts = [("q", h), ("k", hkv), ("v", hkv), ("k_global", h), ("v_global", h)];
+        let parts = &parts[..if global { 5 } else { 3 }];
         let mut weights = Vec::new();
         let mut biases = Vec::new();
         for (part, heads) in parts {
@@ -69,10 +72,10 @@ impl Builder<'_> {
         }
         let all = self.product(x, &weights, &biases, nn::Activation::None)?;
         let mut start = 0;
-        let mut out = [all; 3];
+        let mut out = [all; 5];
         for (slot, (_, heads)) in out.iter_mut().zip(parts) {
             let part = self.g.slice(all, 1, start, start + heads * d)?;
-            *slot = self.g.reshape(part, &[count, heads, d])?;
+            *slot = self.g.reshape(part, &[count, *heads, d])?;
             start += heads * d;
         }
         Ok(out)
@@ -99,10 +102,13 @@ impl Builder<'_> {
         Ok([lo, hi])
     }
 
-    /// The first row of each sequence sees all of it through projections of its own.
+    /// The first row of each sequence sees all of it through projections of its own, of which
+    /// `[k, v]` are there.
+    #[expect(clippy::too_many_arguments, reason = "all of them differ from layer to layer")]
     fn global_rows(
         &mut self,
         x: ValueId,
+        [k, v]: [ValueId; 2],
         mixed: ValueId,
         layer: usize,
         rows: &Rows,
@@ -117,11 +123,7 @@ impl Builder<'_> {
         let sizes = [h * d, hidden];
         let first = self.g.gather(x, 0, rows.seg_lo)?;
         let q = self.layer_linear(first, &name("q"), sizes, config.qkv_bias, plain)?;
-        let k = self.layer_linear(x, &name("k"), sizes, config.qkv_bias, plain)?;
-        let v = self.layer_linear(x, &name("v"), sizes, config.qkv_bias, plain)?;
         let q = self.g.reshape(q, &[count, h, d])?;
-        let k = self.g.reshape(k, &[rows.count, h, d])?;
-        let v = self.g.reshape(v, &[rows.count, h, d])?;
         let (lo, hi) = (rows.seg_lo, rows.seg_hi);
         let options = AttentionOptions { lo, hi, extra: None, bias: None, scale };
         let global = nn::attention(&mut self.g, q, k, v, &options)?;

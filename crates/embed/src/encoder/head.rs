@@ -110,8 +110,14 @@ impl Builder<'_> {
             SlotKind::MappedByRows => [in_len, slot.out_len],
         };
         let mut weight = g.input(&name, Role::Weight, Type::new(DType::F32, &sizes));
+        let mut x = x;
         if slot.kind == SlotKind::MappedByRows {
+            // A matrix as large as a layer's, so it is in the type of the layers. There rows are
+            // whole pieces of 16 bytes.
             weight = g.permute(weight, &[1, 0])?;
+            let dtype = self.precision.rows();
+            x = widened(g, x, dtype)?;
+            weight = widened(g, weight, dtype)?;
         }
         let dtype = g.ty(x).dtype;
         let weight = g.cast(weight, dtype)?;
@@ -160,4 +166,17 @@ fn largest_id_row(g: &mut Graph, rows: &Rows) -> Made {
     let past = g.scalar(DType::I32, rows.count as f64)?;
     let at = g.select(found, row, past)?;
     g.reduce(Fold::Min, at, 1)
+}
+
+/// Rows in a type, with zeros behind them up to a multiple of eight where it is not f32.
+fn widened(g: &mut Graph, x: ValueId, dtype: DType) -> Made {
+    let x = g.cast(x, dtype)?;
+    let (rows, len) = (g.shape(x).sizes()[0], g.shape(x).last());
+    let more = len.next_multiple_of(8) - len;
+    if dtype == DType::F32 || more == 0 {
+        return Ok(x);
+    }
+    let zero = g.scalar(dtype, 0.0)?;
+    let zeros = g.broadcast_to(zero, Shape::new(&[rows, more]))?;
+    g.concat(1, &[x, zeros])
 }

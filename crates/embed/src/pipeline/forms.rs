@@ -20,10 +20,38 @@ use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, Prepared};
 use crate::tower::TextSlots;
 
-/// Items of a program that holds all models.
-pub(super) const TOGETHER_ITEM_COUNT_MAX: usize = 4;
-/// Room for tokens in each branch of such a program, rising.
-pub(super) const TOGETHER_TOKEN_COUNTS: [usize; 5] = [64, 128, 256, 512, 1024];
+/// Results that a thread makes, at least: fewer take less time than starting one.
+const OUTPUT_EACH_MIN: usize = 8;
+
+/// Room of a program that holds all models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Tokens of each tower.
+    pub(super) token_count: usize,
+    pub(super) item_count: usize,
+}
+
+const fn room(token_count: usize) -> Room {
+    Room { token_count, item_count: 4 }
+}
+
+/// Programs that hold all models, rising. With more tokens they are slower than one tower after
+/// another: two branches of 4,608 tokens took 15.0 ms where 14.4 are enough in turn.
+pub(super) const ROOMS: [Room; 6] =
+    [room(32), room(64), room(128), room(256), room(512), room(1024)];
+
+/// What a group's run took, step by step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupTimes {
+    /// Packing, copying in and launching.
+    pub launch_ns: u64,
+    /// Waiting for the device behind that.
+    pub wait_ns: u64,
+    /// From the beginning until the numbers are on the host.
+    pub device_ns: u64,
+    /// Making results out of them.
+    pub output_ns: u64,
+}
 
 /// How the whole pipeline runs.
 #[derive(Debug)]
@@ -36,7 +64,7 @@ pub(super) struct Forms {
 
 /// All models in one program.
 pub(super) struct Together {
-    pub(super) token_count: usize,
+    pub(super) room: Room,
     pub(super) id: ProgramId,
     /// Inputs and outputs of each tower's part.
     pub(super) towers: Vec<TextSlots>,
@@ -45,7 +73,7 @@ pub(super) struct Together {
 
 impl std::fmt::Debug for Together {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Together").field("token_count", &self.token_count).finish_non_exhaustive()
+        f.debug_struct("Together").field("room", &self.room).finish_non_exhaustive()
     }
 }
 
@@ -116,10 +144,36 @@ impl PipelineCore {
         let done = self.run_form(&forms, &group);
         self.forms = Some(forms);
         let rows = done?;
-        let latency_us = watch.elapsed_ns() / 1000;
-        for ((place, item), row) in group.into_iter().zip(rows) {
-            outputs[place] = Some(self.output(item, row, latency_us));
+        let device_ns = watch.elapsed_ns();
+        let mut work: Vec<_> = group.into_iter().zip(rows).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let each = work.len().div_ceil(threads).max(OUTPUT_EACH_MIN);
+        let this = &*self;
+        let make = |work: Vec<((usize, Item), EmbeddingResult<Row>)>| -> Vec<_> {
+            let one = |((place, item), row)| (place, this.output(item, row, device_ns / 1000));
+            work.into_iter().map(one).collect()
+        };
+        let make = &make;
+        let made = std::thread::scope(|scope| {
+            let mut others = Vec::new();
+            while each < work.len() {
+                let piece = work.split_off(work.len() - each);
+                others.push(scope.spawn(move || make(piece)));
+            }
+            let mut made = make(work);
+            for other in others {
+                match other.join() {
+                    Ok(more) => made.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            made
+        });
+        for (place, output) in made {
+            outputs[place] = Some(output);
         }
+        let output_ns = watch.elapsed_ns() - device_ns;
+        self.times = GroupTimes { device_ns, output_ns, ..self.times };
         Ok(())
     }
 
@@ -131,9 +185,12 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<EmbeddingResult<Row>>> {
         let tokens = |tower: usize| group.iter().map(|it| it.1.tokens[tower].ids.len()).sum();
         let most: usize = (0..self.neural.len()).map(tokens).max().unwrap_or(0);
-        let small = group.len() <= TOGETHER_ITEM_COUNT_MAX;
         let hosted = self.hosted(group)?;
-        match forms.together.iter().find(|it| small && most <= it.token_count) {
+        let fits = |it: &&Together| {
+            let Room { token_count, item_count } = it.room;
+            most <= token_count && group.len() <= item_count
+        };
+        match forms.together.iter().find(fits) {
             Some(form) => self.run_at_once(form, group, hosted),
             None => self.run_in_turn(forms, group, hosted),
         }
@@ -159,7 +216,12 @@ impl PipelineCore {
         }
         inputs.extend(hosted.inputs(&form.fusion, form.towers.len()));
         let live: Vec<&[u32]> = live.iter().map(<[u32; 2]>::as_slice).collect();
-        programs.run(form.id, &inputs, &live)?;
+        let watch = Stopwatch::start();
+        let run = programs.start(form.id, &inputs, &live)?;
+        let launch_ns = watch.elapsed_ns();
+        programs.finish(run)?;
+        self.times =
+            GroupTimes { launch_ns, wait_ns: watch.elapsed_ns() - launch_ns, ..self.times };
         let left: Vec<Left<'_>> = (form.towers.iter().enumerate())
             .map(|(part, slots)| Left { id: form.id, part, slots })
             .collect();
@@ -181,6 +243,7 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<EmbeddingResult<Row>>> {
         let lost = || EmbeddingError::InternalError { place: "bucket of a group", source: None };
         let Self { programs, neural, .. } = self;
+        let watch = Stopwatch::start();
         let mut runs: Vec<Run> = Vec::with_capacity(neural.len() + 1);
         let mut buckets = Vec::with_capacity(neural.len());
         for (index, model) in neural.iter_mut().enumerate() {
@@ -196,9 +259,12 @@ impl PipelineCore {
             forms.fusions.iter().find(|it| group.len() <= it.item_count).ok_or_else(lost)?;
         let inputs = hosted.inputs(&fusion.slots, 0);
         runs.push(programs.start(fusion.id, &inputs, &[&[group.len() as u32]])?);
+        let launch_ns = watch.elapsed_ns();
         for run in runs {
             programs.finish(run)?;
         }
+        self.times =
+            GroupTimes { launch_ns, wait_ns: watch.elapsed_ns() - launch_ns, ..self.times };
         let numbers = self.numbers(group.len(), (fusion.id, 0, fusion.slots.result))?;
         let Self { programs, neural, options, .. } = self;
         if !options.own_forms {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use calor_runtime::{Build, LaneId};
 
-use super::{HDC_SEED_DEFAULT, PipelineCore, PipelineOptions};
+use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineOptions};
 use crate::embedding::MissingModels;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::FuseMoE;
@@ -54,6 +54,7 @@ impl PipelineCore {
         Ok(Self {
             programs: Programs::Open(build),
             forms: None,
+            times: GroupTimes::default(),
             lane,
             options,
             neural: Vec::new(),
@@ -149,5 +150,5 @@ fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseM
         }
         config.save_seeded(FUSION_SEED_DEFAULT, path)?;
     }
-    FuseMoE::open(config, path, lane)
+    FuseMoE::open(config, options.precision, path, lane)
 }

@@ -6,7 +6,7 @@ use calor_runtime::{Build, BuildTimes, ChannelId, JoinedSpec, LaneId, PartSpec, 
 use calor_telemetry::clock::Stopwatch;
 
 use super::PipelineCore;
-use super::forms::{Forms, Fusion, TOGETHER_ITEM_COUNT_MAX, TOGETHER_TOKEN_COUNTS, Together};
+use super::forms::{Forms, Fusion, ROOMS, Room, Together};
 use crate::embedding::cosine;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
@@ -18,12 +18,12 @@ use crate::slots::{NeuralModel, NeuralText};
 use crate::tower::{TextSlots, TowerOutput, device_error};
 
 /// What every bucket is run with: what it says does not matter.
-const CHECK_TEXTS: [&str; 2] =
+pub(crate) const CHECK_TEXTS: [&str; 2] =
     ["The river froze over before the first boats could leave the harbour.", "A short note."];
 
 /// What a bucket may differ from the smallest in, as cosine: another bucket may take other tiles,
 /// and the fewer digits products have, the more of a difference rounding makes.
-const fn cosine_min(precision: InferencePrecision) -> f64 {
+pub(crate) const fn cosine_min(precision: InferencePrecision) -> f64 {
     match precision {
         InferencePrecision::FP32 => 0.99999,
         InferencePrecision::TF32 => 0.9999,
@@ -76,9 +76,7 @@ enum Place {
     Fusion {
         item_count: usize,
     },
-    Together {
-        token_count: usize,
-    },
+    Together(Room),
     /// The fusion of rows that come from the host.
     Apart {
         item_count: usize,
@@ -150,25 +148,16 @@ impl PipelineCore {
             let build = self.programs.to_build(|| "the pipeline".into())?;
             (build.lane_beside(self.lane), build.lane())
         };
+        let own = self.lane;
+        let of_models: Vec<EmbeddingResult<Vec<Wanted>>> = std::thread::scope(|scope| {
+            let made = |(index, model)| scope.spawn(move || wanted_of(index, model, own));
+            let threads: Vec<_> = self.neural.iter().enumerate().map(made).collect();
+            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|it| it.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
         let mut wanted = Vec::new();
-        for (index, model) in self.neural.iter().enumerate() {
-            let tower = model.tower();
-            for bucket in tower.ladder() {
-                let part = WantedPart {
-                    model: Some(index),
-                    bucket: *bucket,
-                    graph: tower.graph(*bucket)?,
-                };
-                let place = Place::Text { model: index, bucket: *bucket };
-                wanted.push(Wanted { place, lane: tower.lane(), parts: vec![part] });
-            }
-            for count in model.image().into_iter().flat_map(|_| ImageTower::counts()) {
-                let graph = model.image().map(|it| it.graph(count)).transpose()?;
-                let bucket = Bucket { token_count: count, sequence_count: count };
-                let part = graph.map(|graph| WantedPart { model: Some(index), bucket, graph });
-                let place = Place::Image { model: index, count };
-                wanted.push(Wanted { place, lane: self.lane, parts: part.into_iter().collect() });
-            }
+        for of_model in of_models {
+            wanted.extend(of_model?);
         }
         let Some(fusion) = &self.fusion else { return Ok(wanted) };
         for item_count in BATCH_SIZES {
@@ -180,9 +169,9 @@ impl PipelineCore {
             let parts = vec![WantedPart { model: None, bucket, graph }];
             wanted.push(Wanted { place, lane, parts });
         }
-        for token_count in TOGETHER_TOKEN_COUNTS.into_iter().filter(|_| together) {
-            if let Some(parts) = together_parts(&self.neural, fusion, token_count)? {
-                let place = Place::Together { token_count };
+        for room in ROOMS.into_iter().filter(|_| together) {
+            if let Some(parts) = together_parts(&self.neural, fusion, room)? {
+                let place = Place::Together(room);
                 wanted.push(Wanted { place, lane: at_once, parts });
             }
         }
@@ -200,7 +189,7 @@ impl PipelineCore {
             channels.iter().map(|(name, id)| (name.as_str(), *id)).collect();
         let of_models: Vec<Vec<(&str, ChannelId)>> =
             neural.iter().map(|it| it.tower().channels()).collect();
-        let longest = longest(wanted);
+        let longest = longest(neural);
         let mut specs = Vec::with_capacity(wanted.len());
         for one in wanted {
             let mut parts = Vec::with_capacity(one.parts.len());
@@ -256,14 +245,14 @@ impl PipelineCore {
                     let slots = SlotFusion::of(build.plan(id))?;
                     fusions.push(Fusion { item_count, id, slots });
                 }
-                Place::Together { token_count } => {
+                Place::Together(room) => {
                     let (last, of_towers) = (parts.len() - 1, &parts[..parts.len() - 1]);
                     let towers = of_towers.iter().enumerate().map(|(part, it)| {
                         TextSlots::of(&it.graph, build.part_plan(id, part), it.bucket)
                     });
                     let towers = towers.collect::<EmbeddingResult<_>>()?;
                     let fusion = SlotFusion::of(build.part_plan(id, last))?;
-                    together.push(Together { token_count, id, towers, fusion });
+                    together.push(Together { room, id, towers, fusion });
                 }
             }
         }
@@ -302,16 +291,8 @@ impl PipelineCore {
 
     fn check_images(&mut self) -> EmbeddingResult<()> {
         let Self { programs, neural, .. } = self;
-        for image in neural.iter_mut().filter_map(NeuralModel::image_mut) {
-            let config = image.config();
-            let pixel_count = config.channel_count * config.image_len * config.image_len;
-            let pixels: Vec<f32> =
-                (0..pixel_count).map(|it| (it % 255) as f32 / 127.5 - 1.0).collect();
-            for count in ImageTower::counts() {
-                image.run(programs, &vec![pixels.as_slice(); count])?;
-            }
-        }
-        Ok(())
+        let mut images = neural.iter_mut().filter_map(NeuralModel::image_mut);
+        images.try_for_each(|it| it.check(programs))
     }
 
     /// A text through every program of all models gives what the towers one by one give.
@@ -326,7 +307,7 @@ impl PipelineCore {
         left.extend(together.into_iter().map(Some));
         let mut kept = Vec::new();
         for form in left {
-            let token_count = form.as_ref().map_or(0, |it| it.token_count);
+            let token_count = form.as_ref().map_or(0, |it| it.room.token_count);
             forms.together = form.into_iter().collect();
             self.forms = Some(forms);
             let outputs = self.embed_batch(&inputs, 0);
@@ -354,13 +335,31 @@ impl PipelineCore {
     }
 }
 
+/// Every program of one model alone.
+fn wanted_of(index: usize, model: &NeuralModel, own: LaneId) -> EmbeddingResult<Vec<Wanted>> {
+    let tower = model.tower();
+    let mut wanted = Vec::new();
+    for bucket in tower.ladder().iter().copied() {
+        let part = WantedPart { model: Some(index), bucket, graph: tower.graph(bucket)? };
+        let place = Place::Text { model: index, bucket };
+        wanted.push(Wanted { place, lane: tower.lane(), parts: vec![part] });
+    }
+    let Some(image) = model.image() else { return Ok(wanted) };
+    for count in ImageTower::counts() {
+        let bucket = Bucket { token_count: count, sequence_count: count };
+        let part = WantedPart { model: Some(index), bucket, graph: image.graph(count)? };
+        let place = Place::Image { model: index, count };
+        wanted.push(Wanted { place, lane: own, parts: vec![part] });
+    }
+    Ok(wanted)
+}
+
 /// The towers in small buckets and the fusion behind them; nothing where a tower has no room.
 fn together_parts(
     neural: &[NeuralModel],
     fusion: &FuseMoE,
-    token_count: usize,
+    Room { token_count, item_count: sequence_count }: Room,
 ) -> EmbeddingResult<Option<Vec<WantedPart>>> {
-    let sequence_count = TOGETHER_ITEM_COUNT_MAX;
     let mut parts = Vec::with_capacity(neural.len() + 1);
     for (index, model) in neural.iter().enumerate() {
         let tower = model.tower();
@@ -375,15 +374,16 @@ fn together_parts(
     Ok(Some(parts))
 }
 
-/// The part of a program of all models with the most nodes.
-fn longest(wanted: &[Wanted]) -> usize {
-    let all = wanted.iter().find(|it| matches!(it.place, Place::Together { .. }));
-    let parts = all.map_or(&[][..], |it| &it.parts[..it.parts.len() - 1]);
-    let nodes = parts.iter().map(|it| it.graph.graph().nodes().len());
-    nodes.enumerate().max_by_key(|it| it.1).map_or(0, |it| it.0)
+/// The tower whose layers have the most weights.
+fn longest(neural: &[NeuralModel]) -> usize {
+    let weights = |it: &NeuralModel| {
+        let config = &it.tower().spec().config;
+        config.layer_count * config.hidden_len * config.hidden_len
+    };
+    (0..neural.len()).max_by_key(|it| weights(&neural[*it])).unwrap_or(0)
 }
 
-fn same(
+pub(crate) fn same(
     model: &str,
     bucket: Bucket,
     got: &[TowerOutput],

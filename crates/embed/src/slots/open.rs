@@ -10,6 +10,7 @@ use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
 use crate::encoder::{Pooling, SlotKind, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
+use crate::fuser::BATCH_SIZES;
 use crate::image_tower::ImageTower;
 use crate::model_id::ModelId;
 use crate::packing::Bucket;
@@ -82,6 +83,8 @@ impl NeuralModel {
             outputs,
             source,
             batch_tokens_max: options.batch_tokens_max,
+            // More never meet in the fusion.
+            batch_sequences_max: BATCH_SIZES[BATCH_SIZES.len() - 1],
             sequence_tokens_max,
             precision: options.precision,
         };
