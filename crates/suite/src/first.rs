@@ -13,14 +13,14 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Items, tokens, and calls in one process: every program of all models, and groups in turn.
 const SIZES: [[usize; 3]; 8] = [
-    [1, 32, 300],
-    [1, 64, 150],
-    [1, 128, 150],
-    [1, 256, 120],
-    [1, 512, 120],
-    [4, 240, 120],
-    [8, 128, 40],
-    [32, 128, 40],
+    [1, 32, 120],
+    [1, 64, 60],
+    [1, 128, 60],
+    [1, 256, 50],
+    [1, 512, 40],
+    [4, 240, 40],
+    [8, 128, 30],
+    [32, 128, 30],
 ];
 
 /// Calls in front of the median: it is that of the later ones.
