@@ -9,7 +9,7 @@ mod table;
 
 use std::path::PathBuf;
 
-use calor_embed::{ModelInput, input::LongText};
+use calor_embed::{InferencePrecision, ModelInput, input::LongText};
 use serde_json::Map;
 
 pub(crate) use checkpoint::open_embedder;
@@ -59,7 +59,13 @@ pub(crate) fn run(
     };
     let mut engine = open(&arguments.run)?;
     let exact = || open(&RunArguments { precision: PrecisionWord::F32, ..arguments.run.clone() });
-    let parity = arguments.check_precision.then(exact).transpose()?.map(Parity::new);
+    let about = engine.describe();
+    let word = about.get("precision").and_then(|it| it.as_str());
+    let precision = InferencePrecision::ALL.into_iter().find(|it| Some(it.word()) == word);
+    // Codes of one byte do not suit every model, so each is judged.
+    let narrow = matches!(arguments.run.precision, PrecisionWord::Fp8 | PrecisionWord::Int8);
+    let check = arguments.check_precision || narrow;
+    let parity = check.then(exact).transpose()?.map(|it| Parity::new(it, precision));
     let mut run = Run {
         parity,
         shows: Shows::of(arguments),

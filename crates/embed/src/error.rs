@@ -228,6 +228,21 @@ pub enum EmbeddingError {
         /// What would go wrong, and what to use instead.
         why: &'static str,
     },
+    /// A model whose vectors in a precision are too far from those in f32.
+    #[error(
+        "{model} in {precision} has a cosine of {cosine:.4} to itself in f32, where {want} is asked \
+         for; use bf16 or f32"
+    )]
+    PrecisionTooFar {
+        /// The model's name.
+        model: String,
+        /// As asked for.
+        precision: InferencePrecision,
+        /// The least that was found, mean taken off or not.
+        cosine: f64,
+        /// The least that is allowed.
+        want: f64,
+    },
     /// A setting outside its range, or a malformed directive.
     #[error("`{field}` is `{value}`; {want}")]
     ConfigError {
@@ -319,6 +334,7 @@ impl EmbeddingError {
             | Self::Cancelled => Fault::UserInput,
             Self::ConfigError { .. }
             | Self::PrecisionRefused { .. }
+            | Self::PrecisionTooFar { .. }
             | Self::ModelAlreadyLoaded { .. }
             | Self::ModelNotLoaded { .. }
             | Self::MissingModels { .. } => Fault::Configuration,
@@ -374,7 +390,9 @@ impl EmbeddingError {
             | Self::Timeout { .. }
             | Self::InitializationFailed { .. }
             | Self::Overloaded { .. } => Recovery::RetryOrDegrade,
-            Self::ConfigError { .. } | Self::PrecisionRefused { .. } => Recovery::FixConfiguration,
+            Self::ConfigError { .. }
+            | Self::PrecisionRefused { .. }
+            | Self::PrecisionTooFar { .. } => Recovery::FixConfiguration,
             Self::BatchError { source, .. } => source.recovery(),
         }
     }

@@ -10,7 +10,6 @@ use calor_weights::VisionConfig;
 use crate::embedding::cosine;
 use crate::encoder::image_graph;
 use crate::error::{EmbeddingError, EmbeddingResult};
-use crate::pipeline::cosine_min;
 use crate::precision::InferencePrecision;
 use crate::programs::Programs;
 use crate::tower::{RULE, device_error, graph_error};
@@ -136,7 +135,7 @@ impl ImageTower {
         let VisionConfig { channel_count, image_len, .. } = self.config;
         let pixel_count = channel_count * image_len * image_len;
         let pixels: Vec<f32> = (0..pixel_count).map(|it| (it % 255) as f32 / 127.5 - 1.0).collect();
-        let want = cosine_min(self.precision);
+        let want = self.precision.cosine_min();
         let mut one: Option<Vec<f32>> = None;
         for count in Self::counts() {
             let vectors = self.run(programs, &vec![pixels.as_slice(); count])?;

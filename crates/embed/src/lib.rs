@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint_source;
+pub mod closeness;
 pub mod embedder;
 pub mod embedding;
 pub mod encoder;
@@ -39,6 +40,7 @@ pub mod tensor_file;
 pub mod tokenizer;
 pub mod tower;
 
+pub use closeness::Closeness;
 pub use embedder::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, Embedded, EmbedderOptions, PoolingChoice,
 };

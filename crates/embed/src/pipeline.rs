@@ -32,7 +32,7 @@ use batch::{Draft, Item};
 use forms::Forms;
 pub use forms::GroupTimes;
 pub use warm::ReadyReport;
-pub(crate) use warm::{CHECK_TEXTS, cosine_min, same};
+pub(crate) use warm::{CHECK_TEXTS, same};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;

@@ -59,6 +59,17 @@ impl InferencePrecision {
         }
     }
 
+    /// The least cosine that a vector may have to the one in FP32, and a program of one size to one
+    /// of another: the fewer digits products have, the more of a difference rounding makes.
+    pub const fn cosine_min(self) -> f64 {
+        match self {
+            Self::FP32 => 0.99999,
+            Self::TF32 => 0.9999,
+            Self::FP16 | Self::BF16 => 0.999,
+            Self::FP8 | Self::INT8 => 0.99,
+        }
+    }
+
     /// As users and reports write it.
     pub const fn word(self) -> &'static str {
         match self {

@@ -7,10 +7,10 @@ use calor_device::Driver;
 use calor_embed::embedder::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, PoolingChoice,
 };
-use calor_embed::embedding::{cosine, l2_norm};
+use calor_embed::embedding::cosine;
 use calor_embed::input::Role;
 use calor_embed::tokenizer::LongTokens;
-use calor_embed::{EmbeddingError, EmbeddingResult, InferencePrecision};
+use calor_embed::{Closeness, EmbeddingError, EmbeddingResult, InferencePrecision};
 use calor_runtime::Build;
 use calor_telemetry::{Counters, Null};
 use safetensors::SafeTensors;
@@ -209,8 +209,9 @@ impl Golden<'_> {
     /// cosines are compared: of the vectors as they are, and with the references' mean taken off,
     /// so that what all vectors have in common hides nothing. Vectors that hardly differ from the
     /// mean are left out of the second: what they differ in is below the rounding of bf16 too.
-    /// Models with large weights need only reach `large_min`, as they are. `models` are asked, or
-    /// all of them if it is empty. The answer has a line with the least cosines of each.
+    /// A model with large weights may be one that the precision is refused for; its cosines must
+    /// still reach `large_min`, as they are, or a product is wrong. `models` are asked, or all of
+    /// them if it is empty. The answer has a line with the least cosines of each.
     ///
     /// # Panics
     /// When they are not those of the reference.
@@ -223,15 +224,16 @@ impl Golden<'_> {
         let wanted = |model: &str| models.is_empty() || models.contains(&model);
         let mut lines = Vec::new();
         let mut check = |model: &str, tensor: &str, got: &[Vec<f32>], want: &[Vec<f32>]| {
-            let least = least_cosines(got, want);
-            let mins = match OF_TRAINED_SIZE.contains(&model) {
-                true => [self.cosine_min; 2],
-                false => [large_min, -1.0],
+            let near = Closeness::of(got, want);
+            let refused = near.require(model, precision).is_err();
+            let allowed = !OF_TRAINED_SIZE.contains(&model) && large_min <= near.plain;
+            let word = match (refused, allowed) {
+                (false, _) => "ok",
+                (true, true) => "refused",
+                (true, false) => "FAR",
             };
-            let near = least[0] >= mins[0] && least[1] >= mins[1];
-            let word = if near { "ok" } else { "FAR" };
-            let [plain, centred] = least;
-            lines.push(format!("{word:<4} {model} {tensor}: {plain:.6}, centred {centred:.6}"));
+            let Closeness { plain, centred } = near;
+            lines.push(format!("{word:<7} {model} {tensor}: {plain:.6}, centred {centred:.6}"));
         };
         let vectors = |(shape, all): (Vec<usize>, Vec<f32>)| -> Vec<Vec<f32>> {
             all.chunks_exact(shape[1]).map(<[f32]>::to_vec).collect()
@@ -360,26 +362,6 @@ impl Golden<'_> {
 /// rounding too, and softmax is near to a choice. Their cosines tell a wrong product from a right
 /// one, and not what a precision costs a trained model.
 const OF_TRAINED_SIZE: [&str; 4] = ["bert", "longformer", "splade", "colbert"];
-
-/// A vector nearer to the mean than this share of its length is not compared without the mean.
-const SPREAD_MIN: f64 = 0.2;
-
-/// The least cosines of vectors to their references: as they are, and without the references'
-/// mean.
-fn least_cosines(got: &[Vec<f32>], want: &[Vec<f32>]) -> [f64; 2] {
-    assert_eq!(got.len(), want.len());
-    let count = want.len() as f32;
-    let mean: Vec<f32> =
-        (0..want[0].len()).map(|at| want.iter().map(|it| it[at]).sum::<f32>() / count).collect();
-    let centred = |it: &[f32]| -> Vec<f32> { it.iter().zip(&mean).map(|(a, b)| a - b).collect() };
-    let pairs = got.iter().zip(want);
-    pairs.fold([1.0, 1.0], |[plain, apart], (got, want)| {
-        let [own, other] = [got, want].map(|it| centred(it));
-        let spread = l2_norm(&other) / l2_norm(want);
-        let next = if spread < SPREAD_MIN { 1.0 } else { cosine(&own, &other) };
-        [plain.min(cosine(got, want)), apart.min(next)]
-    })
-}
 
 fn ids(case: &serde_json::Value, list: &str) -> Vec<Vec<u32>> {
     serde_json::from_value(case[list].clone()).unwrap()

@@ -28,8 +28,9 @@ pub(crate) struct EmbedArguments {
     pub(crate) checkpoint: CheckpointArguments,
     #[command(flatten)]
     pub(crate) run: RunArguments,
-    /// Embed the first 16 items in f32 as well, and report how far their vectors are from those.
-    /// Costs a second set of weights and programs on the device; nothing is done without it.
+    /// Embed the first 16 items in f32 as well, and report how far their vectors are from those; a
+    /// model that is too far away is an error. Costs a second set of weights and programs on the
+    /// device, and is always done in fp8 and int8.
     #[arg(long, help_heading = "Output")]
     pub(crate) check_precision: bool,
     /// Write vectors here: .jsonl, .npy, .parquet or .safetensors.

@@ -1,6 +1,7 @@
-//! How far vectors are from those in f32: measured on a run's first items, at the user's wish.
+//! How far vectors are from those in f32: measured on a run's first items, at the user's wish or
+//! because the precision asks for it.
 
-use calor_embed::{EmbeddingResult, embedding::cosine};
+use calor_embed::{Closeness, EmbeddingResult, InferencePrecision, embedding::cosine};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Engine, Made};
@@ -13,6 +14,8 @@ const ITEMS: usize = 16;
 pub(super) struct Parity {
     /// Makes the vectors in f32; gone when enough was measured.
     engine: Option<Box<dyn Engine>>,
+    /// What is compared with it, if that is known.
+    precision: Option<InferencePrecision>,
     item_count: usize,
     columns: Vec<Distance>,
 }
@@ -24,17 +27,25 @@ struct Distance {
     cosine_min: f64,
     cosine_sum: f64,
     difference_max: f32,
+    /// Vectors and exact ones.
+    got: Vec<Vec<f32>>,
+    exact: Vec<Vec<f32>>,
 }
 
+/// The column whose vectors depend on which experts were chosen: two vectors of nearly equal slots
+/// can have different ones.
+const OF_CHOICE: &str = "fused";
+
 impl Parity {
-    pub(super) fn new(engine: Box<dyn Engine>) -> Self {
-        Self { engine: Some(engine), item_count: 0, columns: Vec::new() }
+    pub(super) fn new(engine: Box<dyn Engine>, precision: Option<InferencePrecision>) -> Self {
+        Self { engine: Some(engine), precision, item_count: 0, columns: Vec::new() }
     }
 
     /// Embeds the first of the items in f32, until there were enough, and compares.
     ///
     /// # Errors
-    /// What the device says.
+    /// What the device says, and [`calor_embed::EmbeddingError::PrecisionTooFar`] for a column that
+    /// is further away than the precision promises.
     pub(super) fn measure(
         &mut self,
         items: &[&Content],
@@ -51,6 +62,8 @@ impl Parity {
                 cosine_min: 1.0,
                 cosine_sum: 0.0,
                 difference_max: 0.0,
+                got: Vec::new(),
+                exact: Vec::new(),
             };
             self.columns = engine.columns().iter().map(name).map(new).collect();
         }
@@ -66,6 +79,15 @@ impl Parity {
         }
         if ITEMS <= self.item_count {
             self.engine = None;
+        }
+        self.judge()
+    }
+
+    /// Refuses a column that is too far away.
+    fn judge(&self) -> Result<(), Failure> {
+        let Some(precision) = self.precision else { return Ok(()) };
+        for column in self.columns.iter().filter(|it| it.name != OF_CHOICE) {
+            column.closeness().require(&column.name, precision)?;
         }
         Ok(())
     }
@@ -92,6 +114,17 @@ impl Distance {
         self.cosine_sum += near;
         let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs());
         self.difference_max = apart.fold(self.difference_max, f32::max);
+        self.got.push(got.to_vec());
+        self.exact.push(want.to_vec());
+    }
+
+    /// Of all vectors at once where they have one length; rows of tokens are compared each alone.
+    fn closeness(&self) -> Closeness {
+        let len = self.exact.first().map_or(0, Vec::len);
+        match self.exact.iter().all(|it| it.len() == len) {
+            true => Closeness::of(&self.got, &self.exact),
+            false => Closeness { plain: self.cosine_min, centred: 1.0 },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{CheckpointEmbedder, EmbedItem};
 use crate::error::EmbeddingResult;
 use crate::image_tower::ImageTower;
 use crate::packing::{Bucket, PackItem};
-use crate::pipeline::{CHECK_TEXTS, ReadyReport, cosine_min, same};
+use crate::pipeline::{CHECK_TEXTS, ReadyReport, same};
 use crate::tower::{TowerOutput, device_error};
 
 /// Which program a graph is of.
@@ -100,7 +100,7 @@ impl CheckpointEmbedder {
             .map(|it| PackItem { ids: &it.ids, attended_len: it.attended_len, keep: None })
             .collect();
         let token_count = items.iter().map(|it| it.ids.len()).sum();
-        let want = cosine_min(self.options.precision);
+        let want = self.options.precision.cosine_min();
         let Self { programs, text, image, .. } = self;
         if let Some(tower) = text {
             let mut smallest: Option<Vec<TowerOutput>> = None;

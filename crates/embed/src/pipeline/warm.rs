@@ -13,24 +13,12 @@ use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
 use crate::image_tower::ImageTower;
 use crate::input::{ModelInput, Role};
 use crate::packing::{Bucket, PackItem};
-use crate::precision::InferencePrecision;
 use crate::slots::{NeuralModel, NeuralText};
 use crate::tower::{TextSlots, TowerOutput, device_error};
 
 /// What every bucket is run with: what it says does not matter.
 pub(crate) const CHECK_TEXTS: [&str; 2] =
     ["The river froze over before the first boats could leave the harbour.", "A short note."];
-
-/// What a bucket may differ from the smallest in, as cosine: another bucket may take other tiles,
-/// and the fewer digits products have, the more of a difference rounding makes.
-pub(crate) const fn cosine_min(precision: InferencePrecision) -> f64 {
-    match precision {
-        InferencePrecision::FP32 => 0.99999,
-        InferencePrecision::TF32 => 0.9999,
-        InferencePrecision::FP16 | InferencePrecision::BF16 => 0.999,
-        InferencePrecision::FP8 | InferencePrecision::INT8 => 0.99,
-    }
-}
 
 /// What becoming ready took, step by step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -264,7 +252,7 @@ impl PipelineCore {
 
     /// Runs every program once: each bucket with the same texts, which must give the same.
     fn check(&mut self) -> EmbeddingResult<()> {
-        let want = cosine_min(self.options.precision);
+        let want = self.options.precision.cosine_min();
         let Self { programs, neural, .. } = self;
         for model in neural {
             let texts = CHECK_TEXTS.map(|text| NeuralText { text, role: Role::Passage });
