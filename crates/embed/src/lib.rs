@@ -9,6 +9,7 @@
 //! No clock, no environment and no device is known here: time comes in as epoch seconds.
 #![forbid(unsafe_code)]
 
+pub mod batching;
 pub mod checkpoint_source;
 pub mod closeness;
 pub mod embedder;
@@ -33,6 +34,7 @@ pub mod profile;
 pub mod programs;
 pub mod projection;
 pub mod registry;
+pub mod results;
 pub mod search;
 mod slots;
 pub mod temporal;
@@ -40,6 +42,7 @@ pub mod tensor_file;
 pub mod tokenizer;
 pub mod tower;
 
+pub use batching::{BatchAccumulator, BatchConfig, BatchResult, BatchSizeOptimizer};
 pub use closeness::Closeness;
 pub use embedder::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, Embedded, EmbedderOptions, PoolingChoice,
@@ -58,3 +61,4 @@ pub use precision::InferencePrecision;
 pub use profile::{Need, Profile};
 pub use programs::Programs;
 pub use registry::{ModelRegistry, RegistryStats};
+pub use results::{ResultKey, ResultsCache};

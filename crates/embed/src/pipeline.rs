@@ -26,7 +26,7 @@ use crate::profile::Profile;
 use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
-use crate::tokenizer::LongTokens;
+use crate::tokenizer::{LongTokens, TextTokenizer, TokenLimit};
 pub use batch::PreparedBatch;
 use batch::{Draft, Item};
 use forms::Forms;
@@ -242,6 +242,30 @@ impl PipelineCore {
             Ok(embedding(model_id, slot.vector, latency_us))
         });
         Ok(results.collect())
+    }
+
+    /// Embeds inputs with some of the loaded models; nothing is fused. A bad item fails alone;
+    /// the results are in the inputs' order.
+    ///
+    /// # Errors
+    /// As [`PipelineCore::embed_model`].
+    pub fn embed_models(
+        &mut self,
+        wanted: &BTreeSet<ModelId>,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        if let Some(model_id) = wanted.iter().copied().find(|it| !self.is_loaded(*it)) {
+            return Err(EmbeddingError::ModelNotLoaded { model_id });
+        }
+        let drafts = self.drafts(wanted, inputs, now_s)?;
+        Ok(drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect())
+    }
+
+    /// How a model's texts become ids, and how many it takes; none for arithmetic models.
+    pub fn tokenizer(&self, model: ModelId) -> Option<(&TextTokenizer, TokenLimit)> {
+        let neural = self.neural.iter().find(|it| it.models().contains(&model));
+        neural.map(|it| (it.tokenizer(), it.limit()))
     }
 
     /// Inputs with the slots of the wanted models.

@@ -190,6 +190,25 @@ impl NeuralModel {
             .collect()
     }
 
+    /// How its texts become ids, without the marks of a late interaction.
+    pub(crate) fn tokenizer(&self) -> &TextTokenizer {
+        match &self.tokens {
+            Tokens::Plain(tokenizer) => tokenizer,
+            Tokens::Colbert(colbert) => colbert.plain(),
+        }
+    }
+
+    /// Most tokens of a text.
+    pub(crate) fn limit(&self) -> TokenLimit {
+        match &self.tokens {
+            Tokens::Plain(_) => self.limit,
+            Tokens::Colbert(colbert) => {
+                let token_count_max = colbert.options().document_len_max;
+                TokenLimit { token_count_max, ..self.limit }
+            }
+        }
+    }
+
     /// Side of the images that the vision tower takes.
     pub(crate) fn image_side_len(&self) -> Option<usize> {
         self.image.as_ref().map(|it| it.config().image_len)
@@ -329,10 +348,7 @@ impl NeuralModel {
     }
 
     fn lexical(&self, ids: &[u32]) -> EmbeddingResult<SparseVector> {
-        let tokenizer = match &self.tokens {
-            Tokens::Plain(tokenizer) => tokenizer,
-            Tokens::Colbert(colbert) => colbert.plain(),
-        };
+        let tokenizer = self.tokenizer();
         let special = [tokenizer.opening(), tokenizer.closing()].concat();
         lexical_vector(ids, &special)
     }

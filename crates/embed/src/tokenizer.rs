@@ -4,6 +4,8 @@
 //! The file's own padding and truncation are switched off. Long texts are cut before they are
 //! tokenised, at a place where that cannot change the ids that are kept.
 
+mod pieces;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +15,7 @@ use tokenizers::Tokenizer;
 use crate::error::{Cause, EmbeddingError, EmbeddingResult, LengthUnit};
 use crate::input::Role;
 use crate::packing::PackItem;
+pub use pieces::TokenPiece;
 
 /// A tokenizer file of this size or less is read; the largest published one is a tenth of it.
 pub const TOKENIZER_FILE_BYTES_MAX: u64 = 64 << 20;

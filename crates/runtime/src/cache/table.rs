@@ -93,12 +93,13 @@ pub static CACHES: &[CacheRow] = &[
     },
     CacheRow {
         cache: Cache::EmbeddingResults,
-        owner: None,
-        lives: "memory",
-        key: "digest of the content, model, revision, precision",
-        bound: ("-", &[]),
-        invalidation: "-",
-        counters: &[],
+        owner: Some("crates/embed/src/results.rs"),
+        lives: "memory of one server",
+        key: "digest of content, instruction, models wanted, revision of the models",
+        bound: ("as `--results-cache-mib` says; nothing is kept without it", &[]),
+        invalidation: "other models are swapped in; results that depend on the time of day are \
+                       never kept",
+        counters: &["hits", "misses", "inserts", "evictions", "usage"],
     },
 ];
 
