@@ -3,10 +3,11 @@
 mod cache;
 mod embed;
 mod models;
+mod serve;
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use cache::{CacheArguments, CacheCommand, KeepArguments};
 pub(crate) use embed::{
@@ -17,7 +18,10 @@ pub(crate) use models::{
     DtypeWord, ModelsArguments, ModelsCommand, PullArguments, SourceWord, SynthArguments, SynthWord,
 };
 
+pub(crate) use serve::ServeArguments;
+
 use crate::exit::{Exit, Failure};
+use crate::settings;
 
 /// Twelve embeddings of a text and their fusion, fast from the first request.
 #[derive(Debug, Parser)]
@@ -57,6 +61,8 @@ pub(crate) enum Command {
     Cache(CacheArguments),
     /// Show what would run.
     Plan(PlanArguments),
+    /// Answer over HTTP and gRPC, once everything is warm.
+    Serve(Box<ServeArguments>),
     /// Measure scenarios.
     Bench(crate::bench::BenchArguments),
     /// Say what is there, what is missing and how to fix it.
@@ -132,6 +138,46 @@ pub(crate) struct PlanShowArguments {
     pub(crate) threads: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) keep: KeepArguments,
+}
+
+/// A command line that was understood.
+pub(crate) struct Parsed {
+    /// What was asked for.
+    pub(crate) arguments: Arguments,
+    /// The settings of a server as text, where they were asked for.
+    pub(crate) settings: Option<String>,
+}
+
+/// Understands a command line, the environment's twins of its flags, and a file of settings.
+///
+/// # Errors
+/// What clap says of the line, and what is wrong with the file.
+pub(crate) fn parse(line: &[OsString]) -> Result<Result<Parsed, clap::Error>, Failure> {
+    let command = settings::with_environment(Arguments::command());
+    let matches = match command.clone().try_get_matches_from(line) {
+        Ok(it) => it,
+        Err(err) => return Ok(Err(err)),
+    };
+    let (matches, from_file) = match settings::with_file(&command, &matches, line)? {
+        None => (matches, BTreeSet::new()),
+        Some(settings::Filled { line, from_file }) => {
+            match command.clone().try_get_matches_from(line) {
+                Ok(it) => (it, from_file),
+                Err(err) => return Ok(Err(err)),
+            }
+        }
+    };
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(it) => it,
+        Err(err) => return Ok(Err(err)),
+    };
+    let shown = match (&arguments.command, matches.subcommand()) {
+        (Command::Serve(it), Some((_, of_serve))) if it.print_config => {
+            Some(settings::print(&command, of_serve, &from_file))
+        }
+        _ => None,
+    };
+    Ok(Ok(Parsed { arguments, settings: shown }))
 }
 
 /// Prints the completions of a shell.

@@ -4,6 +4,7 @@ mod checkpoint;
 mod engine;
 mod parity;
 mod pipeline;
+mod recipe;
 mod report;
 mod table;
 
@@ -12,9 +13,11 @@ use std::path::PathBuf;
 use calor_embed::{InferencePrecision, ModelInput, input::LongText};
 use serde_json::Map;
 
+pub(crate) use checkpoint::open_build;
 pub(crate) use checkpoint::open_embedder;
 pub(crate) use engine::{Engine, Made};
 pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
+pub(crate) use recipe::Recipe;
 
 use crate::{
     answer,

@@ -18,12 +18,19 @@ use crate::exit::Exit;
 /// How long the work may take to stop by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+static HELD: AtomicBool = AtomicBool::new(false);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static GUARDED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Whether the user asked to stop.
 pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)
+}
+
+/// From now on the first request to stop is only noted: whoever asks [`requested`] needs more
+/// than a moment to end well. The second still means now.
+pub(crate) fn hold() {
+    HELD.store(true, Ordering::SeqCst);
 }
 
 /// A temporary folder that must not outlive the command. Dropping this ends the watch over it;
@@ -52,6 +59,9 @@ pub(crate) fn install() {
     let _ = ctrlc::set_handler(|| {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             leave(); // The second time means now.
+        }
+        if HELD.load(Ordering::SeqCst) {
+            return;
         }
         thread::spawn(|| {
             thread::sleep(PATIENCE);

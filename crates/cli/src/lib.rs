@@ -21,6 +21,8 @@ mod plan;
 mod progress;
 mod recording;
 mod search;
+mod serve;
+mod settings;
 mod version;
 
 use std::{
@@ -29,9 +31,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
-
-use arguments::{Arguments, Command};
+use arguments::Command;
 use environment::Environment;
 pub use exit::Exit;
 use exit::Failure;
@@ -56,7 +56,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Exit, Failure> {
-    let arguments = match Arguments::try_parse() {
+    let line: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let arguments::Parsed { arguments, settings } = match arguments::parse(&line)? {
         Ok(it) => it,
         Err(err) => {
             // Help and version are answers; clap knows which stream each belongs to.
@@ -72,6 +73,10 @@ fn run() -> Result<Exit, Failure> {
         Command::Models(it) => models::run(&it, &environment, quiet),
         Command::Cache(it) => cache::run(&it, &environment, quiet),
         Command::Plan(it) => plan::run(&it, &environment),
+        Command::Serve(it) => match settings {
+            Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),
+            None => serve::run(&it, environment, quiet),
+        },
         Command::Bench(it) => bench::run(&it, &environment),
         Command::Doctor(it) => doctor::run(&it, &environment),
         Command::Version(it) => version::run(&it),

@@ -338,8 +338,8 @@ fn device(name: &str) -> Result<Wish, NotADevice> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no `{name}`; there are {there}")]
 pub(crate) struct UnknownName {
-    name: String,
-    there: &'static str,
+    pub(super) name: String,
+    pub(super) there: &'static str,
 }
 
 /// Seconds since 1970, or a time of day as instructions write it.

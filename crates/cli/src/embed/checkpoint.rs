@@ -72,7 +72,7 @@ pub(crate) fn open_embedder(
 ///
 /// # Errors
 /// When it is not there.
-pub(super) fn open_build(
+pub(crate) fn open_build(
     run: &RunArguments,
     environment: &Environment,
     recording: &Recording,

@@ -1,19 +1,15 @@
 //! Twelve models and their fusion, as the run's engine.
 
-use std::{collections::HashMap, path::PathBuf};
-
 use calor_embed::{
     CONCATENATED_LEN, EmbeddingError, EmbeddingResult, FUSED_LEN, ModelId, ModelInput,
-    PipelineCore, PipelineOptions, PipelineOutput, Profile,
-    embedding::MissingModels,
-    input::{InputLimits, LongText, NulByte},
+    PipelineCore, PipelineOutput,
 };
-use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     Engine, Made,
-    checkpoint::{about_machine, long_tokens, open_build, precision, threads},
+    checkpoint::{about_machine, long_tokens, open_build, threads},
+    recipe::Recipe,
     table::Table,
 };
 use crate::{
@@ -21,9 +17,7 @@ use crate::{
     environment::{Environment, now_s},
     exit::Failure,
     input::Content,
-    models,
     output::{Cell, Column, ColumnKind, OutputFormat},
-    progress::FileBars,
     recording::Recording,
 };
 
@@ -57,9 +51,6 @@ impl Wanted {
     }
 }
 
-/// E6's projection below the store.
-const PROJECTION_FILE: &str = "projection-sparse.safetensors";
-
 /// A pipeline at work.
 pub(crate) struct PipelineEngine {
     core: PipelineCore,
@@ -90,43 +81,16 @@ impl PipelineEngine {
         recording: &Recording,
         quiet: bool,
     ) -> Result<Self, Failure> {
-        let models: Vec<ModelId> = match run.models.is_empty() {
-            true => ModelId::iter().collect(),
-            false => ModelId::iter().filter(|it| run.models.contains(it)).collect(),
-        };
-        // Before anything is pulled: a device that is not there ends the run.
-        let build = open_build(run, environment, recording)?;
-        let (checkpoints, sources) = checkpoints(run, &models, environment, quiet)?;
-        // A processor finishes the sparse slot from its few terms; elsewhere nothing leaves early.
-        let device_slots = build.signature().kind != "cpu";
+        let models = Recipe::models(run);
         let fuses = models.len() == ModelId::iter().len() || run.allow_partial;
         let parts = parts(&wanted.vectors, &models, fuses)?;
-        let root = environment.root()?;
-        let options = PipelineOptions {
-            profile: run.profile,
-            models,
-            checkpoints,
-            fusion_file: root
-                .join("derived")
-                .join(format!("fusion-{}.safetensors", run.profile.name())),
-            projection_file: device_slots.then(|| root.join("derived").join(PROJECTION_FILE)),
-            missing: match run.allow_partial {
-                true => MissingModels::AllowPartial,
-                false => MissingModels::Refuse,
-            },
-            limits: InputLimits {
-                text_bytes_max: usize::MAX,
-                media_bytes_max: usize::MAX,
-                long_text: LongText::Refuse,
-                nul: NulByte::Refuse,
-            },
-            long_text: long_tokens(wanted.on_too_long),
-            batch_tokens_max: run.batch_tokens,
-            reference_s: run.reference_time,
-            precision: precision(run.precision, build.signature()),
-            device_slots,
-            own_forms: wanted.own_forms(),
-        };
+        // Before anything is pulled: a device that is not there ends the run.
+        let build = open_build(run, environment, recording)?;
+        let recipe = Recipe::of(run, environment, quiet)?;
+        let mut options = recipe.options(build.signature());
+        options.long_text = long_tokens(wanted.on_too_long);
+        options.own_forms = wanted.own_forms();
+        let sources = recipe.sources;
         let core = PipelineCore::open(build, options)?;
         let columns = parts.iter().map(|it| it.column()).collect();
         let thread_count = threads(run).get();
@@ -270,57 +234,4 @@ fn parts(vectors: &[VectorWord], models: &[ModelId], fuses: bool) -> Result<Vec<
             .hint("leave out `--models`, add `--allow-partial`, or use `--vectors slots`"));
     }
     Ok(out)
-}
-
-type Places = (HashMap<String, PathBuf>, Vec<String>);
-
-/// The folder of each checkpoint, and where it came from.
-fn checkpoints(
-    run: &RunArguments,
-    wanted: &[ModelId],
-    environment: &Environment,
-    quiet: bool,
-) -> Result<Places, Failure> {
-    let mut dirs = HashMap::new();
-    let mut sources = Vec::new();
-    let random = match run.profile {
-        Profile::Random if run.models_dir.is_none() => Some(random_models(environment, quiet)?),
-        Profile::Random | Profile::Mini | Profile::Full => None,
-    };
-    for need in run.profile.needs(wanted) {
-        let dir = match run.models_dir.as_ref().or(random.as_ref()) {
-            Some(root) => {
-                sources.push(format!("{} from a folder", need.name));
-                root.join(need.name)
-            }
-            None => {
-                let dir = models::ensure(environment, &need, quiet)?;
-                let manifest = environment.store()?.manifest(need.name, models::REVISION)?;
-                let (name, revision) = (manifest.name, manifest.revision);
-                sources.push(format!("{name}@{revision} from {}", manifest.source));
-                dir
-            }
-        };
-        dirs.insert(need.name.to_owned(), dir);
-    }
-    Ok((dirs, sources))
-}
-
-/// Tiny seeded checkpoints below the store; written once.
-fn random_models(environment: &Environment, quiet: bool) -> Result<PathBuf, Failure> {
-    let dir = environment.root()?.join("synth").join("tiny-seed0");
-    let models: Vec<&SynthModel> =
-        SYNTH_MODELS.iter().filter(|it| !dir.join(it.name).is_dir()).collect();
-    if !models.is_empty() {
-        let options = SynthOptions {
-            profile: SynthProfile::Tiny,
-            seed: 0,
-            dtype: Dtype::F32,
-            models: &models,
-        };
-        std::fs::create_dir_all(&dir)
-            .map_err(|err| calor_weights::WeightsError::io("create", &dir, err))?;
-        synth(&options, &dir, &mut FileBars::new(quiet))?;
-    }
-    Ok(dir)
 }

@@ -371,7 +371,9 @@ mod tests {
 
         fn add_bulk(&mut self, count: usize) {
             let terms = ItemTerms { priority: Priority::Bulk, ..ItemTerms::default() };
-            (0..count).for_each(|_| drop(self.add(terms)));
+            for _ in 0..count {
+                self.add(terms);
+            }
         }
 
         fn flush(&mut self) -> Vec<usize> {

@@ -96,7 +96,7 @@ pub static CACHES: &[CacheRow] = &[
         owner: Some("crates/embed/src/results.rs"),
         lives: "memory of one server",
         key: "digest of content, instruction, models wanted, revision of the models",
-        bound: ("as `--results-cache-mib` says; nothing is kept without it", &[]),
+        bound: ("as `--results-cache-mib` says; nothing is kept if it is 0", &[]),
         invalidation: "other models are swapped in; results that depend on the time of day are \
                        never kept",
         counters: &["hits", "misses", "inserts", "evictions", "usage"],

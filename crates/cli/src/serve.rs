@@ -1,0 +1,168 @@
+//! `calor serve`: the pipeline over HTTP and gRPC until somebody stops it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calor_embed::batching::BatchConfig;
+use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore};
+use calor_server::blocking::{Watch, serve};
+use calor_server::options::{Limits, Secret, Times, TlsFiles};
+use calor_server::{Ended, Opened, Opener, Phase, ServerError, ServerOptions};
+
+use crate::arguments::ServeArguments;
+use crate::embed::{Recipe, open_build};
+use crate::environment::{Environment, now_s};
+use crate::exit::{Exit, Failure, chain};
+use crate::recording::Recording;
+use crate::{answer, interrupt};
+
+/// Serves until the command is stopped.
+///
+/// # Errors
+/// For settings that cannot be, models that do not open, and an end that was cut off.
+pub(crate) fn run(
+    arguments: &ServeArguments,
+    environment: Environment,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    let run = &arguments.run;
+    if run.telemetry.is_some() || run.trace.is_some() {
+        return Err(Failure::usage("a server keeps no events in files")
+            .why("it runs for ever, and they would grow for ever")
+            .hint("leave out `--telemetry` and `--trace`; counts are at /metrics"));
+    }
+    let options = options(arguments);
+    let recording = Recording::new(run);
+    let counters = recording.counters.clone();
+    // Before anything is pulled: a device that is not there ends the command.
+    drop(open_build(run, &environment, &recording)?);
+    let recipe = Recipe::of(run, &environment, quiet)?;
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    let now = run.now;
+    let clock = Arc::new(move || now.unwrap_or_else(now_s));
+    let opener = opener(arguments, environment, recording, recipe);
+    interrupt::hold();
+    let mut watch = Told { quiet, scheme };
+    match serve(options, opener, clock, counters, &mut watch) {
+        Ok(Ended::Drained) => Ok(Exit::Done),
+        Ok(Ended::CutOff) => Err(Failure::new(Exit::Environment, "requests were cut off")
+            .why("they took longer than `--drain-timeout-ms` allows")),
+        Err(ServerError::Models { source }) => Err(source.into()),
+        Err(err @ ServerError::Bind { .. }) => {
+            Err(Failure::new(Exit::Environment, chain(&err)).hint("choose another `--port`"))
+        }
+        Err(err @ (ServerError::Pem { .. } | ServerError::Tls { .. })) => {
+            Err(Failure::usage(chain(&err)))
+        }
+        Err(err) => Err(Failure::internal(chain(&err))),
+    }
+}
+
+/// Opens and warms the pipeline: when the server starts, for a swap, and after a failure.
+fn opener(
+    arguments: &ServeArguments,
+    environment: Environment,
+    recording: Recording,
+    recipe: Recipe,
+) -> Opener {
+    let run = arguments.run.clone();
+    Arc::new(move || -> EmbeddingResult<Opened> {
+        let failed =
+            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+        let build = open_build(&run, &environment, &recording).map_err(failed)?;
+        let options = recipe.options(build.signature());
+        let (core, report) = PipelineCore::open(build, options)?.warm()?;
+        Ok(Opened { engine: Box::new(core), report })
+    })
+}
+
+fn options(arguments: &ServeArguments) -> ServerOptions {
+    let ServeArguments {
+        config: _,
+        print_config: _,
+        hostname,
+        port,
+        served_model_name,
+        default_model,
+        api_key,
+        admin_key,
+        tls_cert,
+        tls_key,
+        cors_allow_origin,
+        max_concurrent_requests,
+        max_batch_tokens,
+        max_batch_requests,
+        min_batch_requests,
+        batch_wait_ms,
+        max_client_batch_size,
+        max_queued_items,
+        max_queued_tokens,
+        max_connections,
+        payload_limit,
+        auto_truncate,
+        request_timeout_ms,
+        header_timeout_ms,
+        drain_timeout_ms,
+        idle_warm_ms,
+        results_cache_mib,
+        run: _,
+    } = arguments.clone();
+    let idle = Duration::from_millis(idle_warm_ms);
+    ServerOptions {
+        hostname,
+        port,
+        served_model_names: served_model_name,
+        default_target: default_model,
+        api_key: api_key.as_deref().map(Secret::new),
+        admin_key: admin_key.as_deref().map(Secret::new),
+        tls: tls_cert.zip(tls_key).map(|(certificates, key)| TlsFiles { certificates, key }),
+        cors_origins: cors_allow_origin,
+        batch: BatchConfig {
+            max_batch_size: max_batch_requests,
+            max_wait: Duration::from_millis(batch_wait_ms),
+            min_batch_size: min_batch_requests,
+            max_batch_tokens,
+            max_queued: max_queued_items,
+        },
+        limits: Limits {
+            payload_bytes_max: payload_limit,
+            client_batch_max: max_client_batch_size,
+            request_count_max: max_concurrent_requests,
+            token_count_max: max_queued_tokens,
+            connection_count_max: max_connections,
+        },
+        times: Times {
+            request: Duration::from_millis(request_timeout_ms),
+            header: Duration::from_millis(header_timeout_ms),
+            drain: Duration::from_millis(drain_timeout_ms),
+            idle: (!idle.is_zero()).then_some(idle),
+        },
+        auto_truncate,
+        results_cache_bytes: results_cache_mib.saturating_mul(1 << 20),
+    }
+}
+
+/// What the user is told while the server runs.
+struct Told {
+    quiet: bool,
+    scheme: &'static str,
+}
+
+impl Watch for Told {
+    fn bound(&mut self, address: SocketAddr) {
+        if !self.quiet {
+            answer::remark(format!("{}://{address}: warming up", self.scheme));
+        }
+    }
+
+    fn phase(&mut self, phase: Phase) {
+        if !self.quiet {
+            answer::remark(phase.word());
+        }
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        interrupt::requested()
+    }
+}

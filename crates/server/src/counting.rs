@@ -1,0 +1,134 @@
+//! Tokens of inputs: what a request costs, and what happens to texts that are too long.
+
+use std::sync::Arc;
+
+use calor_embed::EmbeddingError;
+use calor_embed::error::LengthUnit;
+use calor_embed::input::ModelInput;
+use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
+
+use crate::engine::Live;
+use crate::options::Target;
+
+/// What an image costs, in tokens.
+const IMAGE_TOKEN_COUNT: usize = 100;
+
+/// One input of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// As the models take it.
+    Whole(ModelInput),
+    /// Ids of the target's tokenizer; they are made text again.
+    Ids(Vec<u32>),
+}
+
+/// What happens to texts that are too long.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cut {
+    /// Whether they are cut; as the server was told, where a request does not say.
+    pub(crate) truncate: Option<bool>,
+    /// Whether their beginning goes instead of their end.
+    pub(crate) is_left: bool,
+}
+
+/// A text that was counted.
+pub(crate) struct Counted {
+    pub(crate) input: ModelInput,
+    pub(crate) token_count: usize,
+}
+
+impl Input {
+    /// Bytes to be counted.
+    pub(crate) fn byte_count(&self) -> usize {
+        match self {
+            Self::Whole(input) => match input {
+                ModelInput::Text { content, .. } | ModelInput::Code { content, .. } => {
+                    content.len()
+                }
+                ModelInput::Image { .. } | ModelInput::Audio { .. } => 0,
+            },
+            Self::Ids(ids) => 4 * ids.len(),
+        }
+    }
+}
+
+impl Counted {
+    /// Characters of a text.
+    pub(crate) fn char_count(&self) -> usize {
+        match &self.input {
+            ModelInput::Text { content, .. } | ModelInput::Code { content, .. } => {
+                content.chars().count()
+            }
+            ModelInput::Image { .. } | ModelInput::Audio { .. } => 0,
+        }
+    }
+}
+
+/// Counts an input, and cuts or refuses it where it is too long.
+pub(crate) fn count(
+    live: &Live,
+    target: Target,
+    input: Input,
+    truncate: bool,
+    is_left: bool,
+) -> Result<Counted, EmbeddingError> {
+    let tokenizer = live.tokenizer(target);
+    let input = match input {
+        Input::Whole(input) => input,
+        Input::Ids(ids) => {
+            let Some((tokenizer, _)) = tokenizer else {
+                return Err(EmbeddingError::ConfigError {
+                    field: "input",
+                    value: "a list of ids".into(),
+                    want: "the model has no tokenizer; send text",
+                });
+            };
+            ModelInput::text(tokenizer.decode(&ids, true)?)?
+        }
+    };
+    match input {
+        ModelInput::Text { content, instruction } => {
+            let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
+            Ok(Counted { input: ModelInput::Text { content, instruction }, token_count })
+        }
+        ModelInput::Code { content, language } => {
+            let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
+            Ok(Counted { input: ModelInput::Code { content, language }, token_count })
+        }
+        input @ (ModelInput::Image { .. } | ModelInput::Audio { .. }) => {
+            Ok(Counted { input, token_count: IMAGE_TOKEN_COUNT })
+        }
+    }
+}
+
+/// A text within the model's limit, and its tokens.
+fn fit(
+    tokenizer: Option<(&Arc<TextTokenizer>, TokenLimit)>,
+    text: String,
+    truncate: bool,
+    is_left: bool,
+) -> Result<(String, usize), EmbeddingError> {
+    let Some((tokenizer, limit)) = tokenizer else {
+        let token_count = 1 + text.len() / 4;
+        return Ok((text, token_count));
+    };
+    let limit_max = limit.token_count_max;
+    let token_count = tokenizer.count(&text, limit_max)?;
+    if token_count <= limit_max {
+        return Ok((text, token_count));
+    }
+    if !truncate {
+        let got_len = tokenizer.pieces(&text, true)?.len();
+        return Err(EmbeddingError::InputTooLong { got_len, limit_max, unit: LengthUnit::Tokens });
+    }
+    if !is_left {
+        // The model's own tokenizer cuts the end.
+        return Ok((text, limit_max));
+    }
+    let room = limit_max - (tokenizer.opening().len() + tokenizer.closing().len());
+    let pieces = tokenizer.pieces(&text, false)?;
+    let first = pieces.len().saturating_sub(room);
+    let start = pieces.get(first).and_then(|it| it.range.as_ref()).map_or(0, |it| it.start);
+    let start = text.ceil_char_boundary(start);
+    Ok((text[start..].to_owned(), limit_max))
+}

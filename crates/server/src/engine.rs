@@ -1,0 +1,163 @@
+//! What a server needs of models: to run inputs, and to say what they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use calor_embed::input::ModelInput;
+use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
+use calor_embed::{
+    EmbeddingResult, ModelId, PipelineCore, PipelineOutput, embedding::MissingModels,
+    pipeline::ReadyReport,
+};
+
+use crate::options::Target;
+
+/// Models at work, warm: running them builds nothing.
+pub trait Engine: Send {
+    /// What they are.
+    fn about(&self) -> About;
+
+    /// How a model's texts become ids, and how many it takes.
+    fn tokenizer(&self, model: ModelId) -> Option<(TextTokenizer, TokenLimit)>;
+
+    /// One result for each input, in their order. A bad input fails alone.
+    ///
+    /// # Errors
+    /// Of the whole batch: what the device says.
+    fn run(
+        &mut self,
+        wanted: &Wanted,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>;
+}
+
+/// What is wanted of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// All models and their fusion; E6 and E12 in their own forms as well, or not.
+    Fused {
+        /// Whether E6 and E12 are wanted in their own forms.
+        own_forms: bool,
+    },
+    /// Some models.
+    Models(BTreeSet<ModelId>),
+}
+
+/// What models there are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct About {
+    /// Name of the profile.
+    pub profile: &'static str,
+    /// Models that answer, in slot order.
+    pub models: Vec<ModelId>,
+    /// Whether there is a fused vector.
+    pub is_fused: bool,
+    /// Precision of the models' products.
+    pub precision: &'static str,
+    /// Kind of device.
+    pub device: &'static str,
+    /// Model of the device.
+    pub device_model: String,
+    /// What no training made.
+    pub untrained: &'static [&'static str],
+    /// What E2 measures ages against, where that is fixed.
+    pub reference_s: Option<i64>,
+    /// Device memory in use.
+    pub memory_bytes: u64,
+    /// Device memory that there is.
+    pub memory_bytes_max: u64,
+}
+
+impl About {
+    /// Whether a request for it can be answered.
+    pub fn has(&self, target: Target) -> bool {
+        match target {
+            Target::Fused => self.is_fused,
+            Target::Model(model) => self.models.contains(&model),
+        }
+    }
+}
+
+/// Models that became ready, and what that took.
+pub struct Opened {
+    /// The models.
+    pub engine: Box<dyn Engine>,
+    /// What becoming ready took; nothing for engines that are not built.
+    pub report: ReadyReport,
+}
+
+/// Opens and warms models: when the server starts, on a swap, and after a failure of the device.
+pub type Opener = Arc<dyn Fn() -> EmbeddingResult<Opened> + Send + Sync>;
+
+impl Engine for PipelineCore {
+    fn about(&self) -> About {
+        let options = self.options();
+        let programs = self.programs();
+        let all = ModelId::iter().all(|it| self.is_loaded(it));
+        About {
+            profile: options.profile.name(),
+            models: self.loaded().collect(),
+            is_fused: all || options.missing == MissingModels::AllowPartial,
+            precision: options.precision.word(),
+            device: programs.signature().kind,
+            device_model: programs.signature().model.clone(),
+            untrained: options.profile.untrained(),
+            reference_s: options.reference_s,
+            memory_bytes: programs.memory().total_bytes(),
+            memory_bytes_max: programs.signature().memory_bytes,
+        }
+    }
+
+    fn tokenizer(&self, model: ModelId) -> Option<(TextTokenizer, TokenLimit)> {
+        PipelineCore::tokenizer(self, model).map(|(tokenizer, limit)| (tokenizer.clone(), limit))
+    }
+
+    fn run(
+        &mut self,
+        wanted: &Wanted,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        match wanted {
+            Wanted::Fused { own_forms } => {
+                self.set_own_forms(*own_forms);
+                self.embed_batch(inputs, now_s)
+            }
+            Wanted::Models(models) => {
+                self.set_own_forms(true);
+                self.embed_models(models, inputs, now_s)
+            }
+        }
+    }
+}
+
+/// What requests see of the models that serve now.
+pub(crate) struct Live {
+    pub(crate) about: About,
+    pub(crate) report: ReadyReport,
+    /// How many openings there were: results of one are none of another.
+    pub(crate) generation: u64,
+    tokenizers: BTreeMap<ModelId, (Arc<TextTokenizer>, TokenLimit)>,
+}
+
+impl Live {
+    pub(crate) fn of(engine: &dyn Engine, report: ReadyReport, generation: u64) -> Self {
+        let about = engine.about();
+        let tokenizer = |model: &ModelId| {
+            let (tokenizer, limit) = engine.tokenizer(*model)?;
+            Some((*model, (Arc::new(tokenizer), limit)))
+        };
+        let tokenizers = about.models.iter().filter_map(tokenizer).collect();
+        Self { about, report, generation, tokenizers }
+    }
+
+    /// How texts of a target are counted: fused vectors by the first model that has tokens.
+    pub(crate) fn tokenizer(&self, target: Target) -> Option<(&Arc<TextTokenizer>, TokenLimit)> {
+        let found = match target {
+            Target::Fused => self.tokenizers.values().next(),
+            Target::Model(model) => self.tokenizers.get(&model),
+        };
+        found.map(|(tokenizer, limit)| (tokenizer, *limit))
+    }
+}

@@ -1,0 +1,75 @@
+//! What headers say: how urgent a request is, and where its answer came from.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use calor_embed::batching::Priority;
+
+use crate::engine::About;
+use crate::refusal::Refusal;
+use crate::service::{Summary, Terms};
+
+/// `query` or `bulk`.
+pub(crate) const PRIORITY: &str = "x-calor-priority";
+/// Milliseconds after which the answer is of no use.
+const TIMEOUT: &str = "x-calor-timeout-ms";
+
+/// How urgent a request is.
+pub(super) fn terms(headers: &HeaderMap) -> Result<Terms, Refusal> {
+    let text = |name: &str| headers.get(name).map(|it| it.to_str().unwrap_or("?"));
+    let priority = match text(PRIORITY) {
+        None => Priority::Query,
+        Some(it) => priority(it)?,
+    };
+    let timeout = match text(TIMEOUT) {
+        None => None,
+        Some(it) => match it.parse() {
+            Ok(ms) if 0 < ms => Some(Duration::from_millis(ms)),
+            _ => {
+                let (value, want) = (it.chars().take(40).collect(), "milliseconds are needed");
+                return Err(Refusal::Field { field: TIMEOUT, value, want });
+            }
+        },
+    };
+    Ok(Terms { priority, timeout })
+}
+
+/// A priority by its word.
+pub(crate) fn priority(word: &str) -> Result<Priority, Refusal> {
+    match word {
+        "query" => Ok(Priority::Query),
+        "bulk" => Ok(Priority::Bulk),
+        other => {
+            let (value, want) = (other.chars().take(40).collect(), "it is `query` or `bulk`");
+            Err(Refusal::Field { field: PRIORITY, value, want })
+        }
+    }
+}
+
+/// An answer with where it came from: device, precision, batch, cache and times in ms.
+pub(super) fn with_provenance(
+    answer: impl IntoResponse,
+    summary: &Summary,
+    about: &About,
+) -> Response {
+    let mut response = answer.into_response();
+    let headers = response.headers_mut();
+    let kind = if about.device == "cpu" { "cpu" } else { "gpu+optimized" };
+    headers.insert("x-compute-type", HeaderValue::from_static(kind));
+    headers.insert("x-calor-precision", HeaderValue::from_static(about.precision));
+    for (name, value) in [
+        ("x-compute-time", (summary.tokenization_ns + summary.inference_ns) / 1_000_000),
+        ("x-compute-characters", summary.char_count as u64),
+        ("x-compute-tokens", summary.token_count as u64),
+        ("x-total-time", summary.total_ns / 1_000_000),
+        ("x-tokenization-time", summary.tokenization_ns / 1_000_000),
+        ("x-queue-time", summary.queue_ns / 1_000_000),
+        ("x-inference-time", summary.inference_ns / 1_000_000),
+        ("x-calor-batch-items", summary.batch_count as u64),
+        ("x-calor-cached-items", summary.hit_count as u64),
+    ] {
+        headers.insert(name, HeaderValue::from(value));
+    }
+    response
+}

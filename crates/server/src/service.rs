@@ -1,0 +1,378 @@
+//! What requests of every kind come down to: inputs in, answers out.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use calor_embed::batching::{BatchResult, ItemTerms, Priority};
+use calor_embed::{EmbeddingError, ModelId, PipelineOutput};
+use calor_telemetry::Counters;
+use calor_telemetry::clock::{Stopwatch, now_ns};
+
+use crate::admission::Admission;
+use crate::batcher::{Answer, Batcher, Job, Reply};
+use crate::counting::{Counted, Cut, Input, count};
+use crate::engine::{Live, Opener, Wanted};
+use crate::metrics::{Levels, Metrics, add};
+use crate::options::{ServerOptions, Target};
+use crate::readiness::{Phase, Readiness};
+use crate::refusal::Refusal;
+use crate::results::{Looked, Promise, Results, Waiting};
+
+/// Texts of so many bytes in all are counted on a thread that may be blocked.
+const INLINE_BYTES_MAX: usize = 16 << 10;
+
+/// A server without its doors.
+pub(crate) struct Service {
+    pub(crate) options: ServerOptions,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) results: Results,
+    pub(crate) connection_count: AtomicUsize,
+    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) opener: Opener,
+    /// Held while models are opened: one opening at a time.
+    pub(crate) opening: tokio::sync::Mutex<()>,
+    pub(crate) started_ns: u64,
+    live: RwLock<Option<Arc<Live>>>,
+    generation: AtomicU64,
+}
+
+/// What a request wants.
+pub(crate) struct Ask {
+    pub(crate) target: Target,
+    pub(crate) wanted: Wanted,
+    pub(crate) inputs: Vec<Input>,
+    /// Of these, inputs that do not count towards the limit of a request.
+    pub(crate) extra_count: usize,
+    pub(crate) cut: Cut,
+    pub(crate) terms: Terms,
+}
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) priority: Priority,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What became of a request.
+pub(crate) struct Answered {
+    pub(crate) answers: Vec<BatchResult<Answer>>,
+    pub(crate) token_count: usize,
+    pub(crate) char_count: usize,
+    pub(crate) hit_count: usize,
+    pub(crate) total_ns: u64,
+    pub(crate) tokenization_ns: u64,
+}
+
+impl Service {
+    pub(crate) fn new(
+        options: ServerOptions,
+        metrics: Arc<Metrics>,
+        counters: Arc<Counters>,
+        admission: Arc<Admission>,
+        batcher: Arc<Batcher>,
+        opener: Opener,
+    ) -> Self {
+        let results = Results::new(options.results_cache_bytes, counters.clone());
+        Self {
+            options,
+            readiness: Readiness::new(),
+            metrics,
+            counters,
+            admission,
+            results,
+            connection_count: AtomicUsize::new(0),
+            batcher,
+            opener,
+            opening: tokio::sync::Mutex::new(()),
+            started_ns: now_ns(),
+            live: RwLock::new(None),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// The models that serve now.
+    pub(crate) fn live(&self) -> Result<Arc<Live>, Refusal> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match (live, self.readiness.phase()) {
+            // What comes in while others finish is answered, too.
+            (Some(live), Phase::Ready | Phase::Draining) => Ok(live),
+            (_, phase) => Err(Refusal::NotReady { phase }),
+        }
+    }
+
+    /// How many openings there were.
+    pub(crate) fn live_generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_live(&self, live: Option<Arc<Live>>) {
+        if let Some(live) = &live {
+            self.generation.store(live.generation, Ordering::Release);
+        }
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Who answers a request that names a model, or none.
+    pub(crate) fn target(&self, live: &Live, name: Option<&str>) -> Result<Target, Refusal> {
+        let Some(name) = name else { return Ok(self.default_target(live)) };
+        if self.options.served_model_names.iter().any(|it| it == name) {
+            return Ok(self.default_target(live));
+        }
+        match Target::by_name(name).filter(|it| live.about.has(*it)) {
+            Some(target) => Ok(target),
+            None => {
+                let there = self.names(live).join(", ");
+                Err(Refusal::UnknownModel { name: name.chars().take(100).collect(), there })
+            }
+        }
+    }
+
+    /// Fused where it is there and nothing else was chosen, else the first model.
+    pub(crate) fn default_target(&self, live: &Live) -> Target {
+        let chosen = Some(self.options.default_target).filter(|it| live.about.has(*it));
+        let first = || live.about.models.first().map(|it| Target::Model(*it));
+        chosen.or_else(first).unwrap_or(Target::Fused)
+    }
+
+    /// Names that a request may use.
+    pub(crate) fn names(&self, live: &Live) -> Vec<String> {
+        let all = std::iter::once(Target::Fused).chain(ModelId::iter().map(Target::Model));
+        let there = all.filter(|it| live.about.has(*it)).map(|it| it.name().to_owned());
+        self.options.served_model_names.iter().cloned().chain(there).collect()
+    }
+
+    /// Answers a request: one result for each input, in their order.
+    pub(crate) async fn answer(&self, ask: Ask) -> Result<Answered, Refusal> {
+        let watch = Stopwatch::start();
+        let live = self.live()?;
+        let Ask { target, wanted, inputs, extra_count, cut, terms } = ask;
+        match (inputs.len() - extra_count, self.options.limits.client_batch_max) {
+            (0, _) => return Err(Refusal::NoInputs),
+            (got, max) if max < got => return Err(Refusal::TooManyInputs { got, max }),
+            _ => {}
+        }
+        let input_count = inputs.len();
+        let single = input_count == 1;
+        add(if single { &self.metrics.single_count } else { &self.metrics.batch_count }, 1);
+        let counted = self.count_all(&live, target, inputs, cut).await?;
+        let tokenization_ns = watch.elapsed_ns();
+        self.metrics.tokenization.record_ns(tokenization_ns);
+        let token_count = counted.iter().map(|it| it.token_count).sum();
+        let char_count = counted.iter().map(Counted::char_count).sum();
+        counted.iter().for_each(|it| self.metrics.input_length.record(it.token_count));
+        let _permit = self.admission.enter(token_count)?;
+        let timeout = terms.timeout.unwrap_or(self.options.times.request);
+        let deadline_ns =
+            watch.start_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        let waiting = self.answers(&live, &wanted, counted, terms.priority, deadline_ns);
+        let Ok((answers, hit_count)) = tokio::time::timeout(timeout, waiting).await else {
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            return Err(EmbeddingError::Timeout { timeout_ms }.into());
+        };
+        let answers = match (single, answers) {
+            (true, mut answers) => match answers.pop() {
+                Some(Err(source)) => return Err(Refusal::Whole(source)),
+                it => it.into_iter().collect(),
+            },
+            (false, answers) => answers,
+        };
+        let total_ns = watch.elapsed_ns();
+        self.metrics.answered(input_count, total_ns);
+        Ok(Answered { answers, token_count, char_count, hit_count, total_ns, tokenization_ns })
+    }
+
+    /// Answers that are known, and the others from the models; how many were known.
+    async fn answers(
+        &self,
+        live: &Live,
+        wanted: &Wanted,
+        counted: Vec<Counted>,
+        priority: Priority,
+        deadline_ns: u64,
+    ) -> (Vec<BatchResult<Answer>>, usize) {
+        let since_ns = now_ns();
+        let job = |it: Counted| {
+            let Counted { input, token_count } = it;
+            let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
+            (Job { input, wanted: wanted.clone(), token_count, since_ns }, terms)
+        };
+        let mut places = Vec::with_capacity(counted.len());
+        let mut jobs = Vec::new();
+        for it in counted {
+            places.push(match self.results.look(live, wanted, &it.input) {
+                Looked::Found(output) => Place::Known(output),
+                Looked::Joined(waiting) => Place::Joined(waiting, job(it)),
+                Looked::Absent(promise) => {
+                    jobs.push(job(it));
+                    Place::Asked(promise)
+                }
+            });
+        }
+        let mut replies = self.batcher.submit(jobs).into_iter();
+        // Promises of this request are kept before it waits for those of others: no two requests
+        // wait for each other.
+        let mut half = Vec::with_capacity(places.len());
+        for place in places {
+            half.push(match place {
+                Place::Known(output) => Half::Answer(Ok(known(output))),
+                Place::Joined(waiting, job) => Half::Joined(waiting, job),
+                Place::Asked(promise) => {
+                    let result = receive(replies.next()).await;
+                    if let (Some(promise), Ok(answer)) = (promise, &result) {
+                        promise.keep(&answer.output);
+                    }
+                    Half::Answer(result)
+                }
+            });
+        }
+        let mut answers = Vec::with_capacity(half.len());
+        let mut hit_count = 0;
+        for it in half {
+            answers.push(match it {
+                Half::Answer(result) => {
+                    hit_count += usize::from(matches!(&result, Ok(it) if it.batch_count == 0));
+                    result
+                }
+                Half::Joined(waiting, job) => match waiting.wait().await {
+                    Some(output) => {
+                        hit_count += 1;
+                        Ok(known(output))
+                    }
+                    // Whoever computed it failed or went away.
+                    None => receive(self.batcher.submit(vec![job]).pop()).await,
+                },
+            });
+        }
+        (answers, hit_count)
+    }
+
+    /// Counts every text, and cuts or refuses what is too long.
+    async fn count_all(
+        &self,
+        live: &Arc<Live>,
+        target: Target,
+        inputs: Vec<Input>,
+        cut: Cut,
+    ) -> Result<Vec<Counted>, Refusal> {
+        let truncate = cut.truncate.unwrap_or(self.options.auto_truncate);
+        let bytes: usize = inputs.iter().map(Input::byte_count).sum();
+        let single = inputs.len() == 1;
+        let live = live.clone();
+        let work = move || {
+            let one = |(index, input)| {
+                count(&live, target, input, truncate, cut.is_left).map_err(|source| match single {
+                    true => Refusal::Whole(source),
+                    false => Refusal::Input { index, source },
+                })
+            };
+            inputs.into_iter().enumerate().map(one).collect()
+        };
+        if bytes <= INLINE_BYTES_MAX {
+            return work();
+        }
+        let lost = |_| EmbeddingError::InternalError { place: "tokenizing", source: None };
+        tokio::task::spawn_blocking(work).await.map_err(lost)?
+    }
+
+    /// What a scrape shows beside the counts.
+    pub(crate) fn levels(&self) -> Levels {
+        let (queue_size, queue_tokens) = self.batcher.waiting();
+        let live = self.live().ok();
+        let about = live.as_ref().map(|it| &it.about);
+        let models = ModelId::iter()
+            .map(|it| (it.as_str(), about.is_some_and(|about| about.models.contains(&it))));
+        Levels {
+            queue_size,
+            queue_tokens,
+            requests_inside: self.admission.request_count(),
+            connections: self.connection_count.load(Ordering::Relaxed),
+            is_ready: self.readiness.phase() == Phase::Ready,
+            memory_bytes: about.map_or(0, |it| it.memory_bytes),
+            memory_bytes_max: about.map_or(0, |it| it.memory_bytes_max),
+            result_count: self.results.held().0,
+            models: models.collect(),
+            warm_seconds: live.as_ref().map_or(0.0, |it| it.report.wall_ns as f64 / 1e9),
+        }
+    }
+}
+
+enum Place {
+    Known(Arc<PipelineOutput>),
+    Joined(Waiting, (Job, ItemTerms)),
+    Asked(Option<Promise>),
+}
+
+enum Half {
+    Answer(BatchResult<Answer>),
+    Joined(Waiting, (Job, ItemTerms)),
+}
+
+/// An answer that nothing had to be run for.
+fn known(output: Arc<PipelineOutput>) -> Answer {
+    Answer { output, queue_ns: 0, inference_ns: 0, batch_count: 0 }
+}
+
+async fn receive(reply: Option<Reply>) -> BatchResult<Answer> {
+    let lost = || EmbeddingError::InternalError { place: "reply of a batch", source: None };
+    match reply {
+        Some(reply) => reply.await.unwrap_or_else(|_| Err(lost())),
+        None => Err(lost()),
+    }
+}
+
+impl Answered {
+    /// Every answer, or why one is missing.
+    pub(crate) fn all(self) -> Result<(Vec<Answer>, Summary), Refusal> {
+        let summary = self.summary();
+        let answers = self.answers.into_iter().enumerate();
+        let answers = answers
+            .map(|(index, it)| it.map_err(|source| Refusal::Input { index, source }))
+            .collect::<Result<_, _>>()?;
+        Ok((answers, summary))
+    }
+
+    /// What is said about the request as a whole.
+    pub(crate) fn summary(&self) -> Summary {
+        let good: Vec<&Answer> = self.answers.iter().flatten().collect();
+        let mean = |of: fn(&Answer) -> u64| {
+            good.iter().map(|it| of(it)).sum::<u64>() / (good.len().max(1) as u64)
+        };
+        Summary {
+            char_count: self.char_count,
+            token_count: self.token_count,
+            hit_count: self.hit_count,
+            total_ns: self.total_ns,
+            tokenization_ns: self.tokenization_ns,
+            queue_ns: mean(|it| it.queue_ns),
+            inference_ns: mean(|it| it.inference_ns),
+            batch_count: good.iter().map(|it| it.batch_count).max().unwrap_or(0),
+        }
+    }
+}
+
+/// What is said about a request as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) char_count: usize,
+    pub(crate) token_count: usize,
+    pub(crate) hit_count: usize,
+    pub(crate) total_ns: u64,
+    pub(crate) tokenization_ns: u64,
+    pub(crate) queue_ns: u64,
+    pub(crate) inference_ns: u64,
+    pub(crate) batch_count: usize,
+}
+
+/// Everything that one model makes, or all of them.
+pub(crate) fn wanted(target: Target) -> Wanted {
+    match target {
+        Target::Fused => Wanted::Fused { own_forms: false },
+        Target::Model(model) => Wanted::Models(BTreeSet::from([model])),
+    }
+}

@@ -1,0 +1,14 @@
+//! A server on a real socket, with models that do as they are told.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod clients;
+mod double;
+mod faults;
+mod fixture;
+mod fuzz;
+mod http;
+mod lifecycle;
+mod limits;
+mod pipeline;
+mod tls;

@@ -1,0 +1,129 @@
+//! The real pipeline behind the server, with tiny seeded weights on the processor.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use calor_device::Driver;
+use calor_device_cpu::CpuDriver;
+use calor_embed::embedding::{MissingModels, cosine};
+use calor_embed::input::InputLimits;
+use calor_embed::profile::PUBLISHED;
+use calor_embed::tokenizer::LongTokens;
+use calor_embed::{
+    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, Profile,
+};
+use calor_runtime::Build;
+use calor_server::{Opened, Opener, Phase};
+use calor_telemetry::{Counters, Null};
+use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::double::Knobs;
+use crate::fixture::{NOW_S, Running, numbers};
+
+/// Every checkpoint, tiny.
+fn checkpoints() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let models: Vec<&SynthModel> = SYNTH_MODELS
+        .iter()
+        .filter(|it| PUBLISHED.iter().any(|need| need.name == it.name))
+        .collect();
+    let options =
+        SynthOptions { profile: SynthProfile::Tiny, seed: 7, dtype: Dtype::F32, models: &models };
+    synth(&options, dir.path(), &mut ()).unwrap();
+    dir
+}
+
+fn options(dir: &Path) -> PipelineOptions {
+    let places: HashMap<String, _> =
+        PUBLISHED.iter().map(|it| (it.name.into(), dir.join(it.name))).collect();
+    PipelineOptions {
+        profile: Profile::Random,
+        models: ModelId::ALL.to_vec(),
+        checkpoints: places,
+        fusion_file: dir.join("fusion.safetensors"),
+        projection_file: None,
+        missing: MissingModels::Refuse,
+        limits: InputLimits::STANDARD,
+        long_text: LongTokens::Truncate,
+        batch_tokens_max: 128,
+        reference_s: None,
+        precision: InferencePrecision::FP32,
+        device_slots: true,
+        own_forms: true,
+    }
+}
+
+fn build() -> Build {
+    let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
+    Build::new(driver.open(0).unwrap(), u64::MAX, Arc::new(Counters::new()), Arc::new(Null))
+}
+
+fn opener(dir: &Path) -> Opener {
+    let dir = dir.to_owned();
+    Arc::new(move || {
+        let (core, report) = PipelineCore::open(build(), options(&dir))?.warm()?;
+        Ok(Opened { engine: Box::new(core), report })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_pipeline_answers_every_route_as_it_does_without_a_server() {
+    let dir = checkpoints();
+    let (mut alone, _) = PipelineCore::open(build(), options(dir.path())).unwrap().warm().unwrap();
+    let server = Running::with(Arc::new(Knobs::default()), opener(dir.path()), |_| {}).await;
+    assert!(server.handle.wait_for(Phase::Ready).await);
+    let texts = ["heat is energy in transit", "it never rests", "cold"];
+    let inputs: Vec<ModelInput> = texts.iter().map(|it| ModelInput::text(*it).unwrap()).collect();
+    let want: Vec<_> =
+        alone.embed_batch(&inputs, NOW_S).unwrap().into_iter().map(Result::unwrap).collect();
+    let body = json!({"inputs": texts, "slots": ["all"], "sparse": true, "tokens": true});
+    let answer = server.post("/v1/fused", &body.to_string()).await.good();
+    for (row, want) in answer["data"].as_array().unwrap().iter().zip(&want) {
+        let fused = numbers(&row["fused"]);
+        assert!(0.999_999 < cosine(&fused, &want.fused.as_ref().unwrap().vector));
+        for model in ModelId::iter() {
+            let slot = numbers(&row["slots"][model.as_str()]);
+            let want = &want.embeddings.get(model).unwrap().vector;
+            assert!(0.999_999 < cosine(&slot, want), "{model}");
+        }
+        let terms = row["sparse"].as_array().unwrap().len();
+        assert_eq!(terms, want.sparse.as_ref().unwrap().indices().len());
+        let rows = row["tokens"].as_array().unwrap().len();
+        assert_eq!(rows, want.tokens.as_ref().unwrap().rows().count());
+    }
+    for model in ModelId::iter() {
+        let body = json!({"inputs": texts, "model": model.as_str()}).to_string();
+        let rows = server.post("/embed", &body).await.good();
+        for (row, want) in rows.as_array().unwrap().iter().zip(&want) {
+            let want = &want.embeddings.get(model).unwrap().vector;
+            assert!(0.999_99 < cosine(&numbers(row), want), "{model}");
+        }
+    }
+    let sparse = server.post("/embed_sparse", &json!({"inputs": texts[0]}).to_string()).await;
+    assert!(!sparse.good()[0].as_array().unwrap().is_empty());
+    let all = server.post("/embed_all", &json!({"inputs": texts[0]}).to_string()).await.good();
+    assert_eq!(numbers(&all[0][0]).len(), 128);
+    let body = json!({"query": texts[2], "texts": texts}).to_string();
+    let ranks = server.post("/rerank", &body).await.good();
+    assert_eq!(ranks.as_array().unwrap().len(), 3);
+    let body = json!({"inputs": texts[0], "model": "code"}).to_string();
+    let tokens = server.post("/tokenize", &body).await.good();
+    assert!(tokens[0][0]["special"].as_bool().unwrap());
+    let report = server.get("/warmup").await.good();
+    assert!(30 < report["program_count"].as_u64().unwrap());
+    assert_eq!(report["counters"]["calor_allocations_sealed"], 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_not_there_keeps_the_server_unready_and_is_named() {
+    let dir = checkpoints();
+    std::fs::remove_dir_all(dir.path().join("colbertv2.0")).unwrap();
+    let server = Running::with(Arc::new(Knobs::default()), opener(dir.path()), |_| {}).await;
+    let err = server.end().await.unwrap_err();
+    let calor_server::ServerError::Models { source } = &err else { panic!("{err}") };
+    assert!(format!("{source:?} {source}").contains("colbertv2.0"), "{source:?}");
+}
