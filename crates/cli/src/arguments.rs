@@ -4,6 +4,7 @@ mod cache;
 mod embed;
 mod models;
 mod serve;
+mod warmup;
 
 use std::{collections::BTreeSet, ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
@@ -19,6 +20,7 @@ pub(crate) use models::{
 };
 
 pub(crate) use serve::ServeArguments;
+pub(crate) use warmup::WarmupArguments;
 
 use crate::exit::{Exit, Failure};
 use crate::settings;
@@ -63,6 +65,8 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Answer over HTTP and gRPC, once everything is warm.
     Serve(Box<ServeArguments>),
+    /// Do what is slow the first time, keep it, and report.
+    Warmup(Box<WarmupArguments>),
     /// Measure scenarios.
     Bench(crate::bench::BenchArguments),
     /// Say what is there, what is missing and how to fix it.
@@ -227,6 +231,9 @@ mod tests {
         check("calor cache export f --key 0a --key 1b", Ok(()));
         check("calor cache export f --key 0a --target sm_90", Err("cannot be used with"));
         check("calor embed --cache-dir d --cache-layer b --cache-size 0 x", Ok(()));
+        check("calor warmup --batch-sizes 1,8 --samples 2 --json --profile random", Ok(()));
+        check("calor serve --port 1 --tls-cert a", Err("--tls-key"));
+        check("calor serve --default-model e13", Err("e13"));
         check("calor plan show", Err("required arguments were not provided"));
         check("calor plan show --graph g --checkpoint d", Err("cannot be used with"));
         check("calor embed --pool mean x", Err("--checkpoint"));

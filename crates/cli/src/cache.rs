@@ -246,6 +246,42 @@ fn export(
     Ok(if damaged == 0 { Exit::Done } else { Exit::SomeItems })
 }
 
+/// Exports what is kept for the architecture or model of a device, and remarks on it.
+///
+/// # Errors
+/// When nothing is kept for it, or the file cannot be written.
+pub(crate) fn export_for(
+    keep: &KeepArguments,
+    environment: &Environment,
+    file: &Path,
+    targets: &[&str],
+    quiet: bool,
+) -> Result<(), Failure> {
+    let folder = environment.cache_dir(keep.cache_dir.as_deref()).ok_or_else(|| {
+        Failure::usage("no folder for compiled code")
+            .hint("set CALOR_CACHE_DIR to a folder of yours, or name one with `--cache-dir`")
+    })?;
+    let rows = rows(folder)?;
+    let fits = |it: &&Row| it.content.is_ok() && targets.iter().any(|target| is_for(it, target));
+    let chosen: Vec<Digest> = rows.iter().filter(fits).map(|it| it.digest).collect();
+    if chosen.is_empty() {
+        return Err(Failure::new(Exit::Environment, "there is nothing to export")
+            .why(format!("nothing is kept for {}", targets.join(" or ")))
+            .hint(
+                "code for a processor is part of the command; only GPUs have code that is kept",
+            ));
+    }
+    let directory = Directory::open_existing(folder)?;
+    let directory = directory.ok_or_else(|| Failure::internal("the folder vanished"))?;
+    let bundle = Bundle::of(&directory, &chosen)?;
+    bundle.write(file)?;
+    if !quiet {
+        let (count, size) = (bundle.entry_count(), answer::bytes(bundle.size_bytes()));
+        answer::remark(format!("exported {count} entries ({size}): {}", file.display()));
+    }
+    Ok(())
+}
+
 fn import(folder: &Path, file: &Path, json: bool) -> Result<Exit, Failure> {
     let bundle = Bundle::read(file)?;
     bundle.import(&Directory::open(folder)?)?;

@@ -24,6 +24,7 @@ mod search;
 mod serve;
 mod settings;
 mod version;
+mod warmup;
 
 use std::{
     io::Write,
@@ -77,6 +78,7 @@ fn run() -> Result<Exit, Failure> {
             Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),
             None => serve::run(&it, environment, quiet),
         },
+        Command::Warmup(it) => warmup::run(&it, &environment, quiet),
         Command::Bench(it) => bench::run(&it, &environment),
         Command::Doctor(it) => doctor::run(&it, &environment),
         Command::Version(it) => version::run(&it),

@@ -15,6 +15,7 @@ use crate::input::ModelInput;
 use crate::model_id::ModelId;
 use crate::pipeline::{PipelineCore, PipelineOutput};
 use crate::registry::ModelRegistry;
+use crate::warmup::{PipelineWarmup, WarmupConfig, WarmupReport};
 
 pub(crate) use device_thread::DeviceThread;
 pub use metrics::PipelineMetrics;
@@ -33,8 +34,10 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 ///
 /// Dropping it waits, like [`EmbeddingPipeline::shutdown`], and blocks meanwhile.
 pub struct EmbeddingPipeline {
-    thread: Arc<DeviceThread>,
+    pub(crate) thread: Arc<DeviceThread>,
     registry: ModelRegistry,
+    /// What warming up found; held while it runs, so that it runs once.
+    warmed: tokio::sync::Mutex<Option<WarmupReport>>,
 }
 
 /// How well a pipeline is.
@@ -97,7 +100,43 @@ impl EmbeddingPipeline {
         }
         let thread = Arc::new(DeviceThread::start(core, clock, queue_count_max)?);
         let registry = ModelRegistry::new(thread.clone());
-        Ok(Self { thread, registry })
+        Ok(Self { thread, registry, warmed: tokio::sync::Mutex::default() })
+    }
+
+    /// Loads and warms everything with the defaults of [`WarmupConfig`]. The second time, and for
+    /// callers that come meanwhile, nothing is done anew.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::InitializationFailed`] when the report says that the pipeline is not
+    /// ready; [`EmbeddingPipeline::warmup_report`] says why.
+    pub async fn initialize(&self) -> EmbeddingResult<()> {
+        self.initialize_with(WarmupConfig::default()).await.map(|_| ())
+    }
+
+    /// As [`EmbeddingPipeline::initialize`], with other settings; the report of the first time.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn initialize_with(&self, config: WarmupConfig) -> EmbeddingResult<WarmupReport> {
+        let mut warmed = self.warmed.lock().await;
+        let report = match &*warmed {
+            Some(report) => report.clone(),
+            None => {
+                let report = PipelineWarmup::new(config).warmup(self).await?;
+                warmed.insert(report).clone()
+            }
+        };
+        match report.ready_for_inference {
+            true => Ok(report),
+            false => {
+                Err(EmbeddingError::InitializationFailed { failed_count: report.models_failed })
+            }
+        }
+    }
+
+    /// What warming up found; nothing before it ended.
+    pub async fn warmup_report(&self) -> Option<WarmupReport> {
+        self.warmed.lock().await.clone()
     }
 
     /// What the pipeline calls itself.
@@ -167,8 +206,8 @@ impl EmbeddingPipeline {
         let check = |worker: &mut device_thread::Worker| {
             let answering = worker.answering()?;
             let recent_failure_count = worker.recent_failure_count();
-            let options = worker.core.options();
-            let programs = worker.core.programs();
+            let core = worker.core()?;
+            let (options, programs) = (core.options(), core.programs());
             let mut report = HealthReport {
                 state: HealthState::Healthy,
                 provider: PROVIDER_NAME,

@@ -41,6 +41,7 @@ pub mod temporal;
 pub mod tensor_file;
 pub mod tokenizer;
 pub mod tower;
+pub mod warmup;
 
 pub use batching::{BatchAccumulator, BatchConfig, BatchResult, BatchSizeOptimizer};
 pub use closeness::Closeness;
@@ -62,3 +63,6 @@ pub use profile::{Need, Profile};
 pub use programs::Programs;
 pub use registry::{ModelRegistry, RegistryStats};
 pub use results::{ResultKey, ResultsCache};
+pub use warmup::{
+    ModelWarmupResult, PipelineWarmup, SyntheticDataGenerator, WarmupConfig, WarmupReport,
+};

@@ -103,7 +103,7 @@ impl ModelRegistry {
     /// [`EmbeddingError::ModelNotLoaded`], and what the device says.
     pub async fn unload_model(&self, model_id: ModelId) -> EmbeddingResult<()> {
         let _gate = self.gates[model_id.index()].lock().await;
-        self.thread.call(move |worker| worker.core.unload(model_id)).await?;
+        self.thread.call(move |worker| worker.core()?.unload(model_id)).await?;
         self.unloads.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -136,7 +136,7 @@ impl ModelRegistry {
     }
 
     async fn load(&self, model_id: ModelId) -> EmbeddingResult<()> {
-        let result = self.thread.call(move |worker| worker.core.load(model_id)).await;
+        let result = self.thread.call(move |worker| worker.core()?.load(model_id)).await;
         match &result {
             Ok(()) => self.loads.fetch_add(1, Ordering::Relaxed),
             Err(EmbeddingError::ModelAlreadyLoaded { .. }) => 0,

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use calor_telemetry::Stopwatch;
 use calor_telemetry::clock::now_ns;
+use calor_telemetry::{Counters, Stopwatch};
 use tokio::sync::oneshot;
 
 use super::Clock;
@@ -18,7 +18,7 @@ use crate::embedding::ModelEmbedding;
 use crate::error::{EmbeddingError, EmbeddingResult, Fault};
 use crate::input::ModelInput;
 use crate::model_id::{MODEL_COUNT, ModelId};
-use crate::pipeline::{PipelineCore, PipelineOutput};
+use crate::pipeline::{PipelineCore, PipelineOutput, ReadyReport};
 
 /// Failures older than this say nothing about health.
 const RECENT_NS: u64 = 60_000_000_000;
@@ -32,7 +32,8 @@ type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
 /// What lives on the thread.
 pub(crate) struct Worker {
-    pub(crate) core: PipelineCore,
+    /// Gone after a warm-up that failed half way.
+    core: Option<PipelineCore>,
     clock: Clock,
     view: Arc<View>,
     failures: VecDeque<u64>,
@@ -56,6 +57,7 @@ pub(crate) struct DeviceThread {
     running: Mutex<Option<Running>>,
     pub(crate) view: Arc<View>,
     pub(crate) models: Vec<ModelId>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 struct Running {
@@ -73,7 +75,9 @@ impl DeviceThread {
         let (end, ended) = oneshot::channel();
         let view = Arc::new(View::default());
         let models = core.options().models.clone();
-        let mut worker = Worker { core, clock, view: view.clone(), failures: VecDeque::new() };
+        let counters = core.programs().counters().clone();
+        let mut worker =
+            Worker { core: Some(core), clock, view: view.clone(), failures: VecDeque::new() };
         worker.publish();
         let body = move || {
             worker.serve(&receiver);
@@ -91,6 +95,7 @@ impl DeviceThread {
             running: Mutex::new(Some(Running { ended, thread })),
             view,
             models,
+            counters,
         })
     }
 
@@ -166,15 +171,33 @@ impl Worker {
             job(self);
         }
         // The device goes with the thread; what it says to the last is of no effect.
-        let _ = self.core.unload_all();
+        let _ = self.core.as_mut().map(PipelineCore::unload_all);
         self.publish();
+    }
+
+    /// The pipeline, unless it is gone.
+    pub(crate) fn core(&mut self) -> EmbeddingResult<&mut PipelineCore> {
+        let gone = EmbeddingError::NotInitialized { what: "a pipeline whose warm-up failed" };
+        self.core.as_mut().ok_or(gone)
+    }
+
+    /// Builds, runs and checks every program, and gives up the right to build; nothing where that
+    /// was done. The pipeline is gone where it fails.
+    pub(crate) fn warm(&mut self) -> EmbeddingResult<ReadyReport> {
+        if self.core()?.programs().is_sealed() {
+            return Ok(ReadyReport::default());
+        }
+        let gone = EmbeddingError::NotInitialized { what: "a pipeline whose warm-up failed" };
+        let (core, report) = self.core.take().ok_or(gone)?.warm()?;
+        self.core = Some(core);
+        Ok(report)
     }
 
     /// Embeds with the whole pipeline.
     pub(super) fn embed(&mut self, inputs: &[ModelInput]) -> EmbeddingResult<Outputs> {
         let watch = Stopwatch::start();
         let now_s = (self.clock)();
-        let outputs = self.core.embed_batch(inputs, now_s)?;
+        let outputs = self.core()?.embed_batch(inputs, now_s)?;
         self.view.counts.batch(&outputs, watch.elapsed_ns() / 1000);
         outputs.iter().filter_map(|it| it.as_ref().err()).for_each(|it| self.failed(it));
         Ok(outputs)
@@ -187,7 +210,7 @@ impl Worker {
         inputs: &[ModelInput],
     ) -> EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>> {
         let now_s = (self.clock)();
-        let results = self.core.embed_model(model_id, inputs, now_s)?;
+        let results = self.core()?.embed_model(model_id, inputs, now_s)?;
         self.view.counts.model(&results);
         results.iter().filter_map(|it| it.as_ref().err()).for_each(|it| self.failed(it));
         Ok(results)
@@ -197,7 +220,7 @@ impl Worker {
     pub(super) fn answering(&mut self) -> EmbeddingResult<Vec<ModelId>> {
         let probe = ModelInput::text("health check")?;
         let now_s = (self.clock)();
-        let outputs = self.core.embed_batch(&[probe], now_s)?;
+        let outputs = self.core()?.embed_batch(&[probe], now_s)?;
         let has =
             |id: &ModelId| outputs.iter().flatten().any(|it| it.embeddings.get(*id).is_some());
         Ok(ModelId::iter().filter(has).collect())
@@ -222,12 +245,14 @@ impl Worker {
 
     fn publish(&self) {
         let view = &self.view;
-        let memory = self.core.programs().memory();
-        view.memory_bytes.store(memory.total_bytes(), Ordering::Relaxed);
+        let core = self.core.as_ref();
+        let memory_bytes = core.map_or(0, |it| it.programs().memory().total_bytes());
+        view.memory_bytes.store(memory_bytes, Ordering::Relaxed);
         for (model_id, bytes) in ModelId::iter().zip(&view.model_bytes) {
-            bytes.store(self.core.model_bytes(model_id), Ordering::Relaxed);
+            bytes.store(core.map_or(0, |it| it.model_bytes(model_id)), Ordering::Relaxed);
         }
-        let bits = self.core.loaded().fold(0, |bits, it| bits | 1 << it.index());
+        let loaded = core.into_iter().flat_map(PipelineCore::loaded);
+        let bits = loaded.fold(0, |bits, it| bits | 1 << it.index());
         view.loaded.store(bits, Ordering::Release);
     }
 }

@@ -6,3 +6,4 @@ mod forms;
 mod lifecycle;
 mod registry;
 mod values;
+mod warmup;

@@ -1,0 +1,167 @@
+//! `calor serve` and `calor warmup` as users run them, with tiny seeded models on the processor.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+fn command(root: &Path, line: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calor"));
+    command
+        .args(line)
+        .current_dir(root)
+        .env_clear()
+        .env("HOME", root)
+        .env("CALOR_HOME", root.join("home"))
+        .env("HF_HUB_OFFLINE", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A server that is ended with its test.
+struct Server {
+    child: Child,
+    address: String,
+    errors: BufReader<std::process::ChildStderr>,
+}
+
+impl Server {
+    fn start(root: &Path, more: &[&str]) -> Self {
+        let line = ["serve", "--profile", "random", "--hostname", "127.0.0.1", "--port", "0"];
+        let line = [&line, more].concat();
+        let mut child = command(root, &line).stderr(Stdio::piped()).spawn().unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        errors.read_line(&mut first).unwrap();
+        let address = first.strip_prefix("http://").and_then(|it| it.split(": ").next());
+        let address = address.unwrap_or_else(|| panic!("{first}")).to_owned();
+        let mut second = String::new();
+        errors.read_line(&mut second).unwrap();
+        assert_eq!(second.trim(), "ready");
+        Self { child, address, errors }
+    }
+
+    /// Sends a request and reads everything until the server closes.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Sends a signal, and waits for the end: the code and what was said.
+    fn end(mut self, signal: &str) -> (Option<i32>, String) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let code = self.child.wait().unwrap().code();
+        let mut rest = String::new();
+        self.errors.read_to_string(&mut rest).unwrap();
+        (code, rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_serves_and_ends_well_at_a_signal() {
+    let root = TempDir::new().unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let server = Server::start(root.path(), &["--api-key", "k"]);
+        let body = r#"{"inputs": "heat", "dimensions": 4}"#;
+        let request = format!(
+            "POST /embed HTTP/1.1\r\nhost: a\r\nconnection: close\r\nauthorization: Bearer k\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = server.ask(&request);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let rows: Json = serde_json::from_str(answer.rsplit("\r\n\r\n").next().unwrap()).unwrap();
+        assert_eq!(rows[0].as_array().unwrap().len(), 4);
+        let refused = server.ask("GET /info HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+        let (code, said) = server.end(signal);
+        assert_eq!((code, said.trim()), (Some(0), "shutting down"), "{signal}");
+    }
+}
+
+#[test]
+fn settings_come_from_flags_the_environment_and_a_file() {
+    let root = TempDir::new().unwrap();
+    let config = root.path().join("calor.toml");
+    std::fs::write(&config, "port = 4000\nmax-client-batch-size = 7\nhostname = \"::1\"\n")
+        .unwrap();
+    let line = ["serve", "--print-config", "--config", "calor.toml", "--hostname", "localhost"];
+    let mut command = command(root.path(), &line);
+    command.env("CALOR_PORT", "5000").env("CALOR_API_KEY", "secret").env("HOSTNAME", "machine");
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let line = |name: &str| -> Vec<String> {
+        let found = text.lines().find(|it| it.starts_with(name)).unwrap();
+        found.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(line("port "), ["port", "=", "5000", "#", "environment"]);
+    assert_eq!(line("hostname "), ["hostname", "=", "\"localhost\"", "#", "flag"]);
+    assert_eq!(line("max-client-batch-size ")[2..], ["7", "#", "file"]);
+    assert_eq!(line("max-batch-tokens ")[2..], ["16384", "#", "default"]);
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_served_ends_with_its_reason() {
+    let root = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let base = ["serve", "--profile", "random", "--hostname", "127.0.0.1"];
+    for (more, code, want) in [
+        (vec!["--port", &port], 4, "choose another `--port`"),
+        (vec!["--port", "0", "--device", "wgpu"], 4, "no device `wgpu`"),
+        (vec!["--port", "0", "--tls-cert", "a", "--tls-key", "b"], 2, "no certificate or key"),
+        (vec!["--port", "0", "--min-batch-requests", "99"], 2, "min_batch_size"),
+        (vec!["--port", "0", "--telemetry", "a.jsonl"], 2, "keeps no events"),
+    ] {
+        let line = [base.as_slice(), more.as_slice()].concat();
+        let output = command(root.path(), &line).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{more:?}: {said}");
+        assert!(said.contains(want), "{more:?}: {said}");
+    }
+}
+
+#[test]
+fn warmup_reports_as_a_table_and_as_json() {
+    let root = TempDir::new().unwrap();
+    let line = ["warmup", "--profile", "random", "--batch-sizes", "1,4", "--samples", "1"];
+    let output = command(root.path(), &line).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}{said}");
+    assert!(
+        text.contains("12 of 12 models warm") && text.contains("24 of 24 batch sizes"),
+        "{text}"
+    );
+    assert!(said.contains("build, run and check every program:"), "{said}");
+    let line = [&line[..], &["--json", "--now", "2024-05-01T12:00:00Z"]].concat();
+    let output = command(root.path(), &line).output().unwrap();
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["models_warmed"], 12);
+    assert_eq!(report["compiled_late_count"], 0);
+    assert_eq!(report["model_results"].as_array().unwrap().len(), 12);
+    assert!(output.stderr.is_empty());
+    let line = ["warmup", "--profile", "random", "--batch-sizes", "0"];
+    let output = command(root.path(), &line).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
