@@ -34,6 +34,7 @@ pub mod profile;
 pub mod programs;
 pub mod projection;
 pub mod registry;
+pub mod replicas;
 pub mod results;
 pub mod search;
 mod slots;
@@ -58,10 +59,11 @@ pub use input::{InputKind, ModelInput};
 pub use model::EmbeddingModel;
 pub use model_id::{CONCATENATED_LEN, FUSED_LEN, ModelId};
 pub use pipeline::{PipelineCore, PipelineOptions, PipelineOutput};
-pub use precision::InferencePrecision;
+pub use precision::{InferencePrecision, PrecisionConvert};
 pub use profile::{Need, Profile};
 pub use programs::Programs;
 pub use registry::{ModelRegistry, RegistryStats};
+pub use replicas::{MultiGpuBalancer, MultiGpuEmbedder};
 pub use results::{ResultKey, ResultsCache};
 pub use warmup::{
     ModelWarmupResult, PipelineWarmup, SyntheticDataGenerator, WarmupConfig, WarmupReport,

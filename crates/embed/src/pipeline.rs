@@ -3,6 +3,7 @@
 mod batch;
 mod forms;
 mod load;
+mod models;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,7 +27,7 @@ use crate::profile::Profile;
 use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
-use crate::tokenizer::{LongTokens, TextTokenizer, TokenLimit};
+use crate::tokenizer::LongTokens;
 pub use batch::PreparedBatch;
 use batch::{Draft, Item};
 use forms::Forms;
@@ -216,56 +217,6 @@ impl PipelineCore {
         }
         let lost = || EmbeddingError::InternalError { place: "pipeline outputs", source: None };
         Ok(outputs.into_iter().map(|it| it.unwrap_or_else(|| Err(lost()))).collect())
-    }
-
-    /// Embeds inputs with one model. A bad item fails alone; the results are in the inputs'
-    /// order.
-    ///
-    /// # Errors
-    /// Of the whole call: [`EmbeddingError::ModelNotLoaded`], and what the device says.
-    pub fn embed_model(
-        &mut self,
-        model_id: ModelId,
-        inputs: &[ModelInput],
-        now_s: i64,
-    ) -> EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>> {
-        if !self.is_loaded(model_id) {
-            return Err(EmbeddingError::ModelNotLoaded { model_id });
-        }
-        let drafts = self.drafts(&BTreeSet::from([model_id]), inputs, now_s)?;
-        let results = inputs.iter().zip(drafts).map(|(input, draft)| {
-            input.require_support(model_id)?;
-            let (slot, latency_us) = draft?
-                .slots
-                .remove(&model_id)
-                .ok_or(EmbeddingError::UnsupportedModality { model_id, kind: input.kind() })?;
-            Ok(embedding(model_id, slot.vector, latency_us))
-        });
-        Ok(results.collect())
-    }
-
-    /// Embeds inputs with some of the loaded models; nothing is fused. A bad item fails alone;
-    /// the results are in the inputs' order.
-    ///
-    /// # Errors
-    /// As [`PipelineCore::embed_model`].
-    pub fn embed_models(
-        &mut self,
-        wanted: &BTreeSet<ModelId>,
-        inputs: &[ModelInput],
-        now_s: i64,
-    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
-        if let Some(model_id) = wanted.iter().copied().find(|it| !self.is_loaded(*it)) {
-            return Err(EmbeddingError::ModelNotLoaded { model_id });
-        }
-        let drafts = self.drafts(wanted, inputs, now_s)?;
-        Ok(drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect())
-    }
-
-    /// How a model's texts become ids, and how many it takes; none for arithmetic models.
-    pub fn tokenizer(&self, model: ModelId) -> Option<(&TextTokenizer, TokenLimit)> {
-        let neural = self.neural.iter().find(|it| it.models().contains(&model));
-        neural.map(|it| (it.tokenizer(), it.limit()))
     }
 
     /// Inputs with the slots of the wanted models.

@@ -4,6 +4,8 @@
 //! its type of rows, with weights that are converted once, when they are loaded. Embeddings, gains
 //! of norms, sums, pooling, maps of pooled vectors, the fusion and everything that leaves stay f32.
 
+mod convert;
+
 use std::fmt;
 
 use calor_device::{Claim, Signature};
@@ -13,6 +15,7 @@ use calor_runtime::Build;
 use calor_weights::Family;
 
 use crate::error::{EmbeddingError, EmbeddingResult};
+pub use convert::PrecisionConvert;
 
 /// Precision modes for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -280,3 +280,26 @@ async fn pages_of_other_origins_may_call_where_that_is_allowed() {
     let answer = server.connect().await.send("OPTIONS", "/embed", &other, "").await;
     assert_eq!(answer.header("access-control-allow-origin"), "");
 }
+
+#[tokio::test]
+async fn a_body_that_does_not_say_how_long_it_is_ends_at_the_limit() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Running::start(|it| it.limits.payload_bytes_max = 100).await;
+    for (count, want) in [(20, "HTTP/1.1 200"), (200, "HTTP/1.1 413")] {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let head = "POST /embed HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                    content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let body = format!("{{\"inputs\": \"{}\"}}", "a".repeat(count));
+        for part in body.as_bytes().chunks(16) {
+            let chunk = format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part));
+            // A server that has refused already may not listen any more.
+            let _ = stream.write_all(chunk.as_bytes()).await;
+        }
+        let _ = stream.write_all(b"0\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(want), "{count}: {answer}");
+    }
+}
