@@ -64,6 +64,9 @@ pub fn serve(
             }
             if phase != Phase::Draining && watch.is_stopped() {
                 handle.stop();
+                // Said before the end can come, which may be at once.
+                told = Phase::Draining;
+                watch.phase(told);
             }
         }
     });
