@@ -140,19 +140,10 @@ pub fn run_arm(
         Some(_) => Ok(()),
         None => Err(wrong("no finite numbers")),
     };
-    let (warm, call_ns, warm_count) = warm_up(&mut *arm, &check)?;
+    let (settle_ns, call_ns, warm_count) = warm_up(&mut *arm, &check)?;
     let run_count = (SAMPLE_NS / call_ns.max(1)).clamp(1, RUN_COUNT_MAX);
     let steady = counters.snapshot();
-    let mut samples_ns = Vec::new();
-    for _ in 0..sample_count {
-        let watch = Stopwatch::start();
-        let mut last = arm.call()?;
-        for _ in 1..run_count {
-            last = arm.call()?;
-        }
-        samples_ns.push(watch.elapsed_ns());
-        check(last)?;
-    }
+    let samples_ns = sampled(&mut *arm, sample_count, run_count, &check)?;
     let end = counters.snapshot();
     let calls = u64::from(sample_count) * run_count;
     let step = |name: &str, wall_ns| WarmupStep { name: name.to_owned(), wall_ns };
@@ -173,9 +164,33 @@ pub fn run_arm(
         peak_device_bytes: arm.device_bytes(),
         moved_bytes: cost.map(|it| it.0),
         flop_count: cost.map(|it| it.1),
-        warmup: vec![step("open", open_ns), step("first call", first_ns), step("settle", warm)],
+        warmup: vec![
+            step("open", open_ns),
+            step("first call", first_ns),
+            step("settle", settle_ns),
+        ],
         ..Answer::default()
     })
+}
+
+/// Samples of `run_count` calls each; the last call of each is checked.
+fn sampled(
+    arm: &mut dyn Call,
+    sample_count: u32,
+    run_count: u64,
+    check: &dyn Fn(Done) -> Result<(), BenchError>,
+) -> Result<Vec<u64>, BenchError> {
+    let mut samples_ns = Vec::new();
+    for _ in 0..sample_count {
+        let watch = Stopwatch::start();
+        let mut last = arm.call()?;
+        for _ in 1..run_count {
+            last = arm.call()?;
+        }
+        samples_ns.push(watch.elapsed_ns());
+        check(last)?;
+    }
+    Ok(samples_ns)
 }
 
 /// Calls until times have settled; how long that took, the last call, and how often.

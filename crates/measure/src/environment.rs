@@ -151,6 +151,12 @@ impl Probe {
     }
 }
 
+/// Most memory that this process ever had resident, where the system says.
+pub fn peak_host_bytes() -> Option<u64> {
+    let status = read_to_string("/proc/self/status").ok()?;
+    field(&status, "VmHWM")?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 fn steal_ticks() -> Option<u64> {
     read_to_string("/proc/stat").ok()?.lines().next()?.split_whitespace().nth(8)?.parse().ok()
 }

@@ -150,13 +150,15 @@ struct Absent(String);
 
 fn exact(gate: &ExactGate, package: &Package) -> Finding {
     let ExactGate { case, arm, counter, .. } = gate;
-    let about = format!("{case}, {arm}: {counter}");
+    let at = gate.size.map_or(String::new(), |it| format!(" at {it}"));
+    let about = format!("{case}{at}, {arm}: {counter}");
     let want = gate.want();
     let all = match arms(package, case, arm) {
         Ok(all) => all,
         Err(Absent(why)) => return Finding::exact("exact", about, want, why, Holds::No),
     };
-    let sizes: Vec<u64> = all.iter().map(|it| it.0).collect();
+    let is_meant = |it: &u64| gate.size.is_none_or(|size| size == *it);
+    let sizes: Vec<u64> = all.iter().map(|it| it.0).filter(is_meant).collect();
     // Every warm process counts, not only the one that a summary shows.
     let samples = package.samples.iter().filter(|it| {
         it.case == *case

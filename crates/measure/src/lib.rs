@@ -14,6 +14,7 @@ mod error;
 pub mod gate;
 pub mod harness;
 pub mod history;
+pub mod order;
 pub mod package;
 pub mod pair;
 mod plot;

@@ -7,6 +7,7 @@
 mod content;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -205,6 +206,27 @@ pub fn open(path: &Path) -> Result<Package, MeasureError> {
         return Err(refused(format!("{place} does not follow from the samples")));
     }
     Ok(Package { manifest, run, environment, suite, samples, summary })
+}
+
+/// Writes the package in `folder`, which must hold, as one archive. The same package gives the
+/// same bytes.
+///
+/// # Errors
+/// When the package does not hold or the archive cannot be written.
+pub fn archive(folder: &Path, to: &Path) -> Result<(), MeasureError> {
+    let package = open(folder)?;
+    let content = Content::read(folder)?;
+    let io = |err: std::io::Error| MeasureError::io("write", to)(err);
+    let mut out = zip::ZipWriter::new(std::fs::File::create(to).map_err(io)?);
+    let options = zip::write::SimpleFileOptions::default();
+    let names = package.manifest.files.keys().map(|it| (it.as_str(), content.files.get(it)));
+    for (name, bytes) in names.chain([(MANIFEST_FILE, content.manifest.as_ref())]) {
+        let zipped = |err: zip::result::ZipError| io(std::io::Error::other(err));
+        out.start_file(name, options).map_err(zipped)?;
+        out.write_all(bytes.map_or(&[], Vec::as_slice)).map_err(io)?;
+    }
+    out.finish().map_err(|err| io(std::io::Error::other(err)))?;
+    Ok(())
 }
 
 /// Says what is wrong with the version before anything else is looked at.

@@ -18,7 +18,7 @@ pub(crate) use charts::{
     Band, Bar, History, Series, bars, history, latencies, rooflines, scaling, speedups, waterfall,
 };
 
-/// Width and height of a picture.
+/// Width and usual height of a picture.
 pub(crate) const SIZE: (u32, u32) = (760, 420);
 
 /// Name of the font in both forms; the SVG's reader may have a better one.
@@ -47,6 +47,8 @@ pub struct Picture {
     pub name: String,
     /// What it shows, for people who do not see it.
     pub title: String,
+    /// Width and height.
+    pub size: (u32, u32),
     /// As SVG.
     pub svg: String,
     /// As PNG.
@@ -66,9 +68,9 @@ impl Picture {
         for (index, colour) in LINES.iter().enumerate() {
             out = out.replace(&hex(colour), &format!("var(--line-{index})"));
         }
-        let (width, height) = SIZE;
+        // The page decides how wide it is; what it shows is said beside it.
+        let (width, height) = self.size;
         let fixed = format!("<svg width=\"{width}\" height=\"{height}\"");
-        // The page decides how wide it is; what it shows is said for those who cannot see it.
         out.replacen(&fixed, "<svg role=\"img\"", 1)
     }
 }
@@ -85,16 +87,17 @@ pub(crate) fn picture<P: Paint>(
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     });
     let fault = |what: String| MeasureError::Plot { name: name.to_owned(), what };
+    let size = paint.size();
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         paint.paint(&area).map_err(fault)?;
         area.present().map_err(|err| fault(err.to_string()))?;
     }
-    let (width, height) = SIZE;
+    let (width, height) = size;
     let mut pixels = vec![0; (3 * width * height) as usize];
     {
-        let area = BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area();
+        let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
         paint.paint(&area).map_err(fault)?;
         area.present().map_err(|err| fault(err.to_string()))?;
     }
@@ -103,13 +106,18 @@ pub(crate) fn picture<P: Paint>(
     let image = image.ok_or_else(|| fault("the picture has another size".into()))?;
     image.write_to(&mut png, image::ImageFormat::Png).map_err(|err| fault(err.to_string()))?;
     let (name, title) = (name.to_owned(), title.to_owned());
-    Ok(Picture { name, title, svg, png: png.into_inner() })
+    Ok(Picture { name, title, size, svg, png: png.into_inner() })
 }
 
 /// Something that can be drawn on any ground.
 pub(crate) trait Paint {
     /// Draws itself; the error is for people.
     fn paint<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Painted;
+
+    /// Width and height.
+    fn size(&self) -> (u32, u32) {
+        SIZE
+    }
 }
 
 /// Drawn, or why not.

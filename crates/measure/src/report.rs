@@ -9,7 +9,7 @@ use crate::package::Package;
 pub use crate::plot::Picture;
 use crate::plot::{Band, Bar, Series, bars, latencies, rooflines, speedups, waterfall};
 use crate::stats::Interval;
-use crate::summary::{CaseSummary, Summary};
+use crate::summary::{CaseSummary, PointSummary, Summary};
 
 pub use dashboard::dashboard;
 pub use page::page;
@@ -67,47 +67,54 @@ pub(crate) fn of_case(case: &CaseSummary) -> Result<Vec<Picture>, MeasureError> 
         out.push(crate::plot::scaling(&name, &title, &case.size_unit, &scaling)?);
     }
     if let Some(point) = case.points.last() {
-        let quantiles = point.arms.iter().filter(|it| 1 < it.1.quantiles_ns.len());
-        let series: Vec<Series> = quantiles
-            .map(|(arm, it)| Series {
-                name: arm.clone(),
-                points: (0..)
-                    .zip(&it.quantiles_ns)
-                    .map(|(at, ns)| {
-                        let y = ns / 1e6;
-                        Band { x: f64::from(at) * 5.0, y, low: y, high: y }
-                    })
-                    .collect(),
-            })
-            .collect();
-        if !series.is_empty() {
-            let title = format!("{} at {}: times of calls", case.name, point.size);
-            out.push(latencies(&format!("{slug}_latency"), &title, &series)?);
-        }
-        let starts: Vec<Bar> = (0..)
-            .zip(&point.arms)
-            .flat_map(|(colour, (arm, it))| {
-                let bar = |what: &str, ns: Option<f64>| {
-                    let ms = ns? / 1e6;
-                    let text = format!("{ms:.1} ms");
-                    Some(Bar { name: format!("{arm}, {what}"), start: 0.0, len: ms, text, colour })
-                };
-                [bar("cold", it.cold_start_ns), bar("warm", it.start_ns)]
-            })
-            .flatten()
-            .collect();
-        if !starts.is_empty() {
-            let title = format!("{} at {}: process start to first result", case.name, point.size);
-            out.push(bars(&format!("{slug}_start"), &title, "ms", &starts)?);
-        }
-        let warmed = point.arms.iter().find(|it| !it.1.warmup.is_empty());
-        if let Some((arm, it)) = warmed {
-            let ms =
-                |step: &crate::answer::WarmupStep| (step.name.clone(), step.wall_ns as f64 / 1e6);
-            let steps: Vec<(String, f64)> = it.warmup.iter().map(ms).collect();
-            let title = format!("{} at {}: warm-up of {arm}", case.name, point.size);
-            out.push(waterfall(&format!("{slug}_warmup"), &title, &steps)?);
-        }
+        out.extend(of_point(case, point)?);
+    }
+    Ok(out)
+}
+
+/// Pictures of a case's largest size.
+fn of_point(case: &CaseSummary, point: &PointSummary) -> Result<Vec<Picture>, MeasureError> {
+    let mut out = Vec::new();
+    let slug = slug(&case.name);
+    let quantiles = point.arms.iter().filter(|it| 1 < it.1.quantiles_ns.len());
+    let series: Vec<Series> = quantiles
+        .map(|(arm, it)| Series {
+            name: arm.clone(),
+            points: (0..)
+                .zip(&it.quantiles_ns)
+                .map(|(at, ns)| {
+                    let y = ns / 1e6;
+                    Band { x: f64::from(at) * 5.0, y, low: y, high: y }
+                })
+                .collect(),
+        })
+        .collect();
+    if !series.is_empty() {
+        let title = format!("{} at {}: times of calls", case.name, point.size);
+        out.push(latencies(&format!("{slug}_latency"), &title, &series)?);
+    }
+    let starts: Vec<Bar> = (0..)
+        .zip(&point.arms)
+        .flat_map(|(colour, (arm, it))| {
+            let bar = |what: &str, ns: Option<f64>| {
+                let ms = ns? / 1e6;
+                let text = format!("{ms:.1} ms");
+                Some(Bar { name: format!("{arm}, {what}"), start: 0.0, len: ms, text, colour })
+            };
+            [bar("cold", it.cold_start_ns), bar("warm", it.start_ns)]
+        })
+        .flatten()
+        .collect();
+    if !starts.is_empty() {
+        let title = format!("{} at {}: process start to first result", case.name, point.size);
+        out.push(bars(&format!("{slug}_start"), &title, "ms", &starts)?);
+    }
+    let warmed = point.arms.iter().find(|it| !it.1.warmup.is_empty());
+    if let Some((arm, it)) = warmed {
+        let ms = |step: &crate::answer::WarmupStep| (step.name.clone(), step.wall_ns as f64 / 1e6);
+        let steps: Vec<(String, f64)> = it.warmup.iter().map(ms).collect();
+        let title = format!("{} at {}: warm-up of {arm}", case.name, point.size);
+        out.push(waterfall(&format!("{slug}_warmup"), &title, &steps)?);
     }
     Ok(out)
 }

@@ -14,6 +14,9 @@
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
+//! `--run-suite FILE --output DIR` runs a suite of `calor-measure` with this program in it:
+//! `--python PROGRAM` for baselines, `--revision COMMIT` (`-dirty` behind it where files differed).
+//! `--arm NAME --samples COUNT` is one process of it: an encoder that answers in lines of JSON.
 //! `--jobs COUNT` checks run at once. `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say
 //! where things are; `--eager` captures nothing; `--without-library` leaves cuBLASLt alone,
 //! `--without-hopper` the forms of sm_90a, and `--without-fp8` products in fp8. `--sealed` runs
@@ -24,6 +27,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +38,9 @@ use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
+use calor_measure::harness::Progress;
+use calor_measure::order::{Order, Revision};
+use calor_suite::arm;
 use calor_suite::first;
 use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
@@ -84,6 +91,11 @@ struct Arguments {
     libraries: Vec<PathBuf>,
     weights: Option<PathBuf>,
     make: bool,
+    arm: Option<String>,
+    samples: usize,
+    suite: Option<PathBuf>,
+    output: PathBuf,
+    python: String,
     names: Vec<String>,
 }
 
@@ -91,6 +103,9 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut found = Arguments {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),
+        samples: 50,
+        output: "package".into(),
+        python: "python3".into(),
         models: std::env::temp_dir().join("calor-suite-models"),
         jobs: std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX),
         ..Arguments::default()
@@ -116,6 +131,11 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--precision" => found.precision = Some(next()?),
             "--weights" => found.weights = Some(next()?.into()),
             "--make" => found.make = true,
+            "--arm" => found.arm = Some(next()?),
+            "--samples" => found.samples = next()?.parse()?,
+            "--run-suite" => found.suite = Some(next()?.into()),
+            "--output" => found.output = next()?.into(),
+            "--python" => found.python = next()?,
             "--steps" => found.steps = true,
             "--sealed" => found.sealed = true,
             "--plant" => found.plant = true,
@@ -135,6 +155,9 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
+    if let Some(suite) = &arguments.suite {
+        return run_suite(suite, &arguments, &mut out);
+    }
     if let Some(folder) = &arguments.weights {
         weights::make(folder, &arguments.names);
         if arguments.make {
@@ -154,6 +177,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         early_library: arguments.pipeline || arguments.soak.is_some() || arguments.once,
         ..CudaOptions::default()
     };
+    if let Some(name) = &arguments.arm {
+        let driver = CudaDriver::new(options);
+        arm::answer(&driver, name, arguments.samples, &arguments.cache, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
     let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
     if let Some(count) = arguments.first.filter(|_| !arguments.once) {
@@ -189,6 +217,52 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     all.retain(|it| wanted(it.0));
     let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a suite with this program as its own arm, and seals the package.
+fn run_suite(
+    suite: &std::path::Path,
+    arguments: &Arguments,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Box<dyn Error>> {
+    struct Lines<'a>(&'a mut dyn Write);
+    impl Progress for Lines<'_> {
+        fn step(&mut self, done: usize, most: usize, text: &str) -> ControlFlow<()> {
+            let told = writeln!(self.0, "{done} of at most {most}: {text}");
+            // Where nobody listens any more there is no reason to go on.
+            if told.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        }
+    }
+    let program = std::env::current_exe()?;
+    let libraries = arguments.libraries.first().map_or(".".into(), |it| it.display().to_string());
+    let words = [
+        ("program", program.display().to_string()),
+        ("python", arguments.python.clone()),
+        ("device", "cuda".to_owned()),
+        ("libraries", libraries),
+    ];
+    let commit = arguments.revision.trim_end_matches("-dirty");
+    let revision = Revision {
+        commit: (!commit.is_empty()).then(|| commit.to_owned()),
+        dirty: (!commit.is_empty()).then(|| commit != arguments.revision),
+        program_blake3: None,
+    };
+    let order = Order {
+        suite: suite.to_owned(),
+        output: arguments.output.clone(),
+        root: ".".into(),
+        words: words.into_iter().map(|it| (it.0.to_owned(), it.1)).collect(),
+        cases: arguments.names.clone(),
+        arms: Vec::new(),
+        pairs: None,
+        revision: revision.with_program(&program),
+        variables: std::collections::BTreeMap::new(),
+    };
+    let package = order.execute(&mut Lines(out))?;
+    let failed = package.samples.iter().filter(|it| it.good().is_none()).count();
+    let count = package.samples.len();
+    writeln!(out, "{count} processes, {failed} failed, in {}", order.output.display())?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

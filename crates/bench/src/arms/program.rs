@@ -45,8 +45,9 @@ pub(super) fn open(arm: GraphArm, opening: Opening<'_>) -> Result<Box<dyn Call>,
     let lane = build.lane();
     let program = build.program(&ProgramSpec {
         label: arm.name,
-        token_count_max: u32::MAX,
-        sequence_count_max: u32::MAX,
+        // No input is live, so there is one of each.
+        token_count_max: 1,
+        sequence_count_max: 1,
         lane,
         graph: &arm.graph,
         source: Some(Arc::new(Field { name: arm.name, places: arm.places })),

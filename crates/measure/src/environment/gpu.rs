@@ -14,6 +14,11 @@ impl Gpus {
         Self(Nvml::init().ok())
     }
 
+    /// Asks the driver only if there is a reason to.
+    pub fn open_if(wanted: bool) -> Self {
+        if wanted { Self::open() } else { Self(None) }
+    }
+
     fn each<T>(&self, f: impl Fn(&nvml_wrapper::Device<'_>, &Nvml) -> T) -> Vec<T> {
         let Some(nvml) = &self.0 else { return Vec::new() };
         let count = nvml.device_count().unwrap_or(0);

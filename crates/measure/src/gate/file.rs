@@ -44,6 +44,9 @@ pub struct ExactGate {
     pub case: String,
     /// Whose counter.
     pub arm: String,
+    /// At this size alone; at all if not given.
+    #[serde(default)]
+    pub size: Option<u64>,
     /// The counter, as answers name it.
     pub counter: String,
     /// It must be this.

@@ -65,6 +65,9 @@ fn counters_are_exact_in_every_process() {
     check(EXACT, &dead, Holds::No, "does not count it");
     check(&EXACT.replace("\"c\"", "\"gone\""), &package(|_, _| ()), Holds::No, "was not run");
     check(&EXACT.replace("ours", "theirs"), &package(|_, _| ()), Holds::No, "no arm");
+    check(&format!("{EXACT}size = 1\n"), &one, Holds::Yes, "0");
+    check(&format!("{EXACT}size = 10\n"), &one, Holds::No, "0 to 1");
+    check(&format!("{EXACT}size = 11\n"), &one, Holds::No, "nothing");
     check(&EXACT.replace("equals = 0", "max = 3"), &package(|_, _| ()), Holds::Yes, "0");
 }
 

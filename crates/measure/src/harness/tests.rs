@@ -10,7 +10,8 @@ echo '{"schema":"calor.arm/1.0","event":"first"}'
 s=5000
 list=$s
 i=1; while [ $i -lt $2 ]; do list="$list,$s"; i=$((i+1)); done
-echo "{\"schema\":\"calor.arm/1.0\",\"event\":\"done\",\"first_ns\":9,\"samples_ns\":[$list],\"item_count\":$1,\"values\":[0.5,$1]}"
+head='{"schema":"calor.arm/1.0","event":"done","first_ns":9,'
+echo "$head\"samples_ns\":[$list],\"item_count\":$1,\"values\":[0.5,$1]}"
 "#;
 
 struct Place {

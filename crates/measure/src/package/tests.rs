@@ -1,7 +1,5 @@
 //! Packages that hold and packages that lie.
 
-use std::io::Write as _;
-
 use serde_json::json;
 
 use super::*;
@@ -49,9 +47,9 @@ fn a_package_holds_what_was_measured_in_a_folder_and_in_an_archive() {
     for name in ["plots/c_speedup.svg", "plots/c_scaling.png", "report.html", "summary.json"] {
         assert!(opened.manifest.files.contains_key(name), "{name}");
     }
-    let archive = place.path().join("p.zip");
-    zip_of(&folder, &archive, &[]);
-    assert_eq!(open(&archive).unwrap().summary, sealed.summary);
+    let path = place.path().join("p.zip");
+    archive(&folder, &path).unwrap();
+    assert_eq!(open(&path).unwrap().summary, sealed.summary);
     // Sealing again changes no byte.
     let before = std::fs::read(folder.join(MANIFEST_FILE)).unwrap();
     seal(&folder).unwrap();

@@ -106,6 +106,21 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
         .then(|| if high / low < 1.2 { (low * 0.8, high * 1.25) } else { (low / 1.1, high * 1.15) })
 }
 
+/// Round places on a logarithmic axis: 1, 2 and 5 of each power of ten, or fewer of them.
+fn ticks((low, high): (f64, f64)) -> Vec<f64> {
+    let of = |digits: &[f64]| -> Vec<f64> {
+        let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+        let all = powers.flat_map(|it| digits.iter().map(move |digit| digit * 10_f64.powi(it)));
+        all.filter(|it| low <= *it && *it <= high).collect()
+    };
+    let choices = [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
+    let fitting = choices.into_iter().map(of).find(|it| it.len() <= 7);
+    fitting.unwrap_or_else(|| {
+        let powers = of(&[1.0]);
+        powers.iter().copied().step_by(powers.len().div_ceil(7)).collect()
+    })
+}
+
 /// Numbers on axes: short, without zeros that say nothing.
 fn short(value: f64) -> String {
     let (value, suffix) = match value.abs() {
@@ -141,6 +156,8 @@ impl Paint for Lines<'_> {
     }
 }
 
+type Chart<'a, B, X, Y> = ChartContext<'a, B, Cartesian2d<X, Y>>;
+
 impl Lines<'_> {
     fn on<B, X, Y>(
         &self,
@@ -159,35 +176,18 @@ impl Lines<'_> {
         let fault = |err: DrawingAreaErrorKind<B::ErrorType>| err.to_string();
         area.fill(&PAPER).map_err(fault)?;
         let mut chart = ChartBuilder::on(area)
-            .margin(14)
-            .margin_right(150)
-            .x_label_area_size(44)
-            .y_label_area_size(64)
+            .margin(16)
+            .margin_right(160)
+            .x_label_area_size(54)
+            .y_label_area_size(76)
             .build_cartesian_2d(x, y)
             .map_err(fault)?;
-        let text = |size: i32, colour: &RGBColor| (FONT, size).into_font().color(colour);
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(FAINT)
-            .axis_style(QUIET)
-            .label_style(text(13, &QUIET))
-            .axis_desc_style(text(13, &QUIET))
-            .x_desc(self.x)
-            .y_desc(self.y)
-            .x_labels(6)
-            .y_labels(6)
-            .x_label_formatter(&|it| short(*it))
-            .y_label_formatter(&|it| short(*it))
-            .draw()
-            .map_err(fault)?;
+        self.axes(area, &mut chart, x_range, y_range)?;
         if let Some(even) = self.even {
             let line = [(x_range.0, even), (x_range.1, even)];
             chart.draw_series([PathElement::new(line, QUIET)]).map_err(fault)?;
         }
         let clamp = |it: f64| it.clamp(y_range.0, y_range.1);
-        // Names stand at the ends of their lines; those that would meet are moved apart.
-        let mut ends: Vec<(f64, usize)> = Vec::new();
         for (index, series) in self.series.iter().enumerate() {
             let colour = LINES[index % LINES.len()];
             let points = &series.points;
@@ -199,31 +199,91 @@ impl Lines<'_> {
                 chart.draw_series([band]).map_err(fault)?;
             }
             let line: Vec<(f64, f64)> = points.iter().map(|it| (it.x, it.y)).collect();
-            let style = colour.stroke_width(2);
+            let style = colour.stroke_width(3);
             chart.draw_series([PathElement::new(line.clone(), style)]).map_err(fault)?;
             if self.dots {
-                let dots = line.iter().map(|it| Circle::new(*it, 3, colour.filled()));
+                let dots = line.iter().map(|it| Circle::new(*it, 4, colour.filled()));
                 chart.draw_series(dots).map_err(fault)?;
             }
-            ends.extend(line.last().map(|it| (it.1, index)));
         }
-        let mut places: Vec<(i32, i32, usize)> = ends
-            .iter()
-            .filter_map(|(y, index)| {
-                let last = self.series[*index].points.last()?;
-                let (x, y) = chart.backend_coord(&(last.x, *y));
-                Some((y, x, *index))
+        self.names(area, &chart, x_range, y_range)
+    }
+
+    /// Lines and numbers at round places of our own: a logarithmic axis has few of its own.
+    fn axes<B: DrawingBackend, X, Y>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        chart: &mut Chart<'_, B, X, Y>,
+        x_range: (f64, f64),
+        y_range: (f64, f64),
+    ) -> Painted
+    where
+        X: Ranged<ValueType = f64>,
+        Y: Ranged<ValueType = f64>,
+    {
+        let fault = |err: DrawingAreaErrorKind<B::ErrorType>| err.to_string();
+        let text = |size: i32, colour: &RGBColor| (FONT, size).into_font().color(colour);
+        let origin = area.get_base_pixel();
+        let pixel = |chart: &Chart<'_, B, X, Y>, at: (f64, f64)| {
+            let (x, y) = chart.backend_coord(&at);
+            (x - origin.0, y - origin.1)
+        };
+        let x_ticks =
+            if self.x_is_log { ticks(x_range) } else { vec![0.0, 25.0, 50.0, 75.0, 100.0] };
+        for at in x_ticks {
+            let line = [(at, y_range.0), (at, y_range.1)];
+            chart.draw_series([PathElement::new(line, FAINT)]).map_err(fault)?;
+            let (x, y) = pixel(chart, (at, y_range.0));
+            let style = text(15, &QUIET).pos(Pos::new(HPos::Center, VPos::Center));
+            area.draw(&Text::new(short(at), (x, y + 16), style)).map_err(fault)?;
+        }
+        for at in ticks(y_range) {
+            let line = [(x_range.0, at), (x_range.1, at)];
+            chart.draw_series([PathElement::new(line, FAINT)]).map_err(fault)?;
+            let (x, y) = pixel(chart, (x_range.0, at));
+            let style = text(15, &QUIET).pos(Pos::new(HPos::Right, VPos::Center));
+            area.draw(&Text::new(short(at), (x - 10, y), style)).map_err(fault)?;
+        }
+        let (left, bottom) = pixel(chart, (x_range.0, y_range.0));
+        let (right, _) = pixel(chart, (x_range.1, y_range.0));
+        let style = text(15, &INK).pos(Pos::new(HPos::Center, VPos::Center));
+        area.draw(&Text::new(self.x, (left + (right - left) / 2, bottom + 42), style.clone()))
+            .map_err(fault)?;
+        let turned = style.transform(FontTransform::Rotate270);
+        area.draw(&Text::new(self.y, (18, bottom / 2), turned)).map_err(fault)?;
+        Ok(())
+    }
+
+    /// Names stand beside the ends of their lines; those that would meet are moved apart.
+    fn names<B: DrawingBackend, X, Y>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        chart: &Chart<'_, B, X, Y>,
+        x_range: (f64, f64),
+        y_range: (f64, f64),
+    ) -> Painted
+    where
+        X: Ranged<ValueType = f64>,
+        Y: Ranged<ValueType = f64>,
+    {
+        let fault = |err: DrawingAreaErrorKind<B::ErrorType>| err.to_string();
+        let text = |size: i32, colour: &RGBColor| (FONT, size).into_font().color(colour);
+        let origin = area.get_base_pixel();
+        let ends = self.series.iter().enumerate();
+        let mut places: Vec<(i32, usize)> = ends
+            .filter_map(|(index, it)| {
+                let last = it.points.last()?;
+                Some((chart.backend_coord(&(last.x, last.y)).1, index))
             })
             .collect();
         places.sort_unstable();
         let mut free_from = 0;
-        let origin = area.get_base_pixel();
-        for (y, _, index) in places {
+        for (y, index) in places {
             let y = y.max(free_from);
-            free_from = y + 17;
+            free_from = y + 20;
             let (right, _) = chart.backend_coord(&(x_range.1, y_range.0));
             let colour = LINES[index % LINES.len()];
-            let style = text(13, &colour).pos(Pos::new(HPos::Left, VPos::Center));
+            let style = text(15, &colour).pos(Pos::new(HPos::Left, VPos::Center));
             let place = (right - origin.0 + 8, y - origin.1);
             area.draw(&Text::new(cut(&self.series[index].name, 20), place, style))
                 .map_err(fault)?;
@@ -273,11 +333,15 @@ pub(crate) fn waterfall(
 }
 
 impl Paint for Bars<'_> {
+    fn size(&self) -> (u32, u32) {
+        (super::SIZE.0, 60 + 46 * self.bars.len().clamp(1, 30) as u32)
+    }
+
     fn paint<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> Painted {
         let fault = |err: DrawingAreaErrorKind<B::ErrorType>| err.to_string();
         area.fill(&PAPER).map_err(fault)?;
         let (width, height) = area.dim_in_pixel();
-        let (left, right, top, bottom) = (190.0, 100.0, 16.0, 36.0);
+        let (left, right, top, bottom) = (220.0, 110.0, 16.0, 40.0);
         let most = self.bars.iter().map(|it| it.start + it.len).fold(0.0, f64::max);
         if most <= 0.0 || self.bars.is_empty() {
             return Ok(());
@@ -296,8 +360,8 @@ impl Paint for Bars<'_> {
             let line = PathElement::new([(x, top as i32), (x, foot)], FAINT);
             area.draw(&line).map_err(fault)?;
             let label = format!("{} {}", short(value), self.unit);
-            let style = text(12, &QUIET, HPos::Center);
-            area.draw(&Text::new(label, (x, foot + 14), style)).map_err(fault)?;
+            let style = text(14, &QUIET, HPos::Center);
+            area.draw(&Text::new(label, (x, foot + 18), style)).map_err(fault)?;
         }
         for (index, bar) in self.bars.iter().enumerate() {
             let y = top + row * index as f64;
@@ -310,13 +374,13 @@ impl Paint for Bars<'_> {
             let name = Text::new(
                 cut(&bar.name, 26),
                 (left as i32 - 10, middle),
-                text(13, &INK, HPos::Right),
+                text(15, &INK, HPos::Right),
             );
             area.draw(&name).map_err(fault)?;
             let words = Text::new(
                 cut(&bar.text, 16),
                 (to.max(from + 2) + 8, middle),
-                text(12, &QUIET, HPos::Left),
+                text(14, &QUIET, HPos::Left),
             );
             area.draw(&words).map_err(fault)?;
         }
@@ -352,8 +416,8 @@ impl Paint for History {
             .light_line_style(TRANSPARENT)
             .bold_line_style(FAINT)
             .axis_style(QUIET)
-            .label_style(text(12, &QUIET))
-            .axis_desc_style(text(13, &QUIET))
+            .label_style(text(14, &QUIET))
+            .axis_desc_style(text(15, &INK))
             .y_desc(&self.unit)
             .x_labels(self.values.len().clamp(2, 9))
             .x_label_formatter(&label)
@@ -395,7 +459,7 @@ mod tests {
         assert!(!inline.contains("#D55E00"), "{inline}");
         // Dark pixels that are letters: the font is there.
         let image = image::load_from_memory(&picture.png).unwrap().to_rgb8();
-        let labels = image.enumerate_pixels().filter(|(x, _, it)| *x < 60 && it.0[0] < 0xb0);
+        let labels = image.enumerate_pixels().filter(|(x, _, it)| *x < 90 && it.0[0] < 0xb0);
         assert!(200 < labels.count());
     }
 
@@ -426,6 +490,16 @@ mod tests {
         }
         speedups("f", "t", "n", &[]).unwrap();
         bars("g", "t", "s", &[]).unwrap();
+    }
+
+    #[test]
+    fn axes_have_a_handful_of_round_places() {
+        assert_eq!(ticks((8.0, 120.0)), [10.0, 20.0, 50.0, 100.0]);
+        assert_eq!(ticks((0.9, 2.2)), [1.0, 1.5, 2.0]);
+        for range in [(1.0, 1e9), (0.3, 0.5), (3.2, 4.4), (500.0, 64_000.0)] {
+            let found = ticks(range);
+            assert!((1..=7).contains(&found.len()), "{range:?}: {found:?}");
+        }
     }
 
     #[test]

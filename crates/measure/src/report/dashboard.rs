@@ -51,16 +51,24 @@ fn picture(track: &Track) -> Result<Picture, MeasureError> {
 fn runs(packages: &[&Package]) -> Markup {
     html! {
         div.scroll { table.sorts {
-            thead { tr { th { "commit" } th.word { "suite" } th.word { "state" } th { "processes" } th { "suite over baselines" } } }
+            thead { tr {
+                th { "commit" } th.word { "suite" } th.word { "state" } th { "processes" }
+                th { "suite over baselines" }
+            } }
             tbody { @for it in packages.iter().rev() {
                 tr {
                     td { (history::label(it)) }
                     td.word { (it.suite.name) @if it.is_pair() { " (pair)" } }
-                    td.word { @if it.is_clean() { "as committed" } @else { span.bad { "with changes" } } }
+                    td.word {
+                        @if it.is_clean() { "as committed" }
+                        @else { span.bad { "with changes" } }
+                    }
                     td { (it.samples.len()) }
                     td {
                         @for (arm, overall) in &it.summary.baselines {
-                            @if let Some(area) = overall.area { (arm) " " (format!("{:.2}×", area.middle)) "  " }
+                            @if let Some(area) = overall.area {
+                                (arm) " " (format!("{:.2}×", area.middle)) "  "
+                            }
                         }
                     }
                 }
@@ -74,9 +82,14 @@ fn changes(tracks: &[Track]) -> Markup {
         tracks.iter().flat_map(|track| track.changes.iter().map(move |it| (track, it))).collect();
     html! {
         h2 { "Changes" }
-        @if rows.is_empty() { p.quiet { "None was found. The last one or two packages cannot be judged yet." } } @else {
+        @if rows.is_empty() {
+            p.quiet { "None was found. The last one or two packages cannot be judged yet." }
+        } @else {
             div.scroll { table.sorts {
-                thead { tr { th { "case" } th { "size" } th.word { "arm" } th.word { "first at" } th { "before" } th { "after" } th { "change" } } }
+                thead { tr {
+                    th { "case" } th { "size" } th.word { "arm" } th.word { "first at" }
+                    th { "before" } th { "after" } th { "change" }
+                } }
                 tbody { @for (track, it) in &rows {
                     @let part = it.after_ns / it.before_ns - 1.0;
                     tr {
@@ -84,7 +97,9 @@ fn changes(tracks: &[Track]) -> Markup {
                         td.word { (track.labels[it.index]) }
                         td { (time(it.before_ns)) } td { (time(it.after_ns)) }
                         td data-value=(part) {
-                            span class=(if part < 0.0 { "good" } else { "bad" }) { (format!("{:+.1} %", 100.0 * part)) }
+                            span class=(if part < 0.0 { "good" } else { "bad" }) {
+                                (format!("{:+.1} %", 100.0 * part))
+                            }
                         }
                     }
                 } }

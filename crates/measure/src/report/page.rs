@@ -107,7 +107,10 @@ fn tiles(package: &Package) -> Markup {
 fn warnings(package: &Package) -> Markup {
     html! {
         @if package.manifest.dirty != Some(false) {
-            p.flag { "What was measured is not known to be a commit without changes; no figure of this page may be quoted." }
+            p.flag {
+                "What was measured is not known to be a commit without changes; no figure of this "
+                "page may be quoted."
+            }
         }
     }
 }
@@ -126,6 +129,18 @@ pub(super) fn time(ns: f64) -> String {
         _ => format!("{value:.0}"),
     };
     format!("{text} {unit}")
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1} %", 100.0 * part)
+}
+
+fn rate(it: f64) -> String {
+    if it < 1e5 { format!("{it:.0}") } else { format!("{it:.2e}") }
+}
+
+fn mebibytes(it: f64) -> String {
+    format!("{:.0} MiB", it / 1_048_576.0)
 }
 
 fn cell(value: Option<f64>, text: impl Fn(f64) -> String) -> Markup {
@@ -160,7 +175,7 @@ fn overview(summary: &Summary) -> Markup {
         p.about {
             "How often faster ours is, as the area under the curve over sizes: both axes are "
             "logarithmic, so 2 means twice as fast over the whole range. Beside it the interval "
-            "that holds it with 95 %. A case with a failed check has none."
+            "that holds it in 95 of 100 repetitions. A case with a failed check has none."
         }
         @let arms: Vec<&String> = summary.baselines.keys().collect();
         @if !arms.is_empty() {
@@ -246,7 +261,10 @@ fn of_one_case(case: &CaseSummary, pictures: &[Picture]) -> Markup {
         }
         @if !case.speedups.is_empty() {
             div.scroll { table.sorts {
-                thead { tr { th { (case.size_unit) } @for arm in case.speedups.keys() { th { "over " (arm) } } } }
+                thead { tr {
+                    th { (case.size_unit) }
+                    @for arm in case.speedups.keys() { th { "over " (arm) } }
+                } }
                 tbody {
                     @for point in &case.points {
                         tr {
@@ -272,16 +290,16 @@ fn arm_row(size: u64, name: &str, arm: &ArmSummary) -> Markup {
                 Some(it) => {
                     td data-value=(it.middle) {
                         (time(it.middle)) " "
-                        span.quiet { "±" (format!("{:.1} %", 50.0 * (it.high - it.low) / it.middle)) }
+                        span.quiet { "±" (percent(0.5 * (it.high - it.low) / it.middle)) }
                     }
                 }
                 None => { td.bad data-value="-1" { "none" } }
             }
             (cell(arm.min_ns, time)) (cell(arm.median_ns, time)) (cell(arm.p95_ns, time))
             (cell(arm.first_ns, time)) (cell(arm.start_ns, time)) (cell(arm.cold_start_ns, time))
-            (cell(arm.items_per_s, |it| if it < 1e5 { format!("{it:.0}") } else { format!("{it:.2e}") }))
-            (cell(arm.roofline_share, |it| format!("{:.0} %", 100.0 * it)))
-            (cell(arm.peak_host_bytes.map(|it| it as f64), |it| format!("{:.0} MiB", it / 1_048_576.0)))
+            (cell(arm.items_per_s, rate))
+            (cell(arm.roofline_share, percent))
+            (cell(arm.peak_host_bytes.map(|it| it as f64), mebibytes))
             td { (arm.process_count) } td { (arm.sample_count) }
         }
     }
@@ -309,14 +327,17 @@ fn caches(summary: &Summary) -> Markup {
         p.about { "Of the last warm process at each case's largest size." }
         @if rows.is_empty() { p.quiet { "No arm counted any." } } @else {
             div.scroll { table.sorts {
-                thead { tr { th { "case" } th.word { "arm" } th.word { "cache" } th { "hits" } th { "misses" } th { "rate" } } }
+                thead { tr {
+                    th { "case" } th.word { "arm" } th.word { "cache" }
+                    th { "hits" } th { "misses" } th { "rate" }
+                } }
                 tbody {
                     @for (case, arm, cache, hits, misses) in &rows {
-                        @let rate = *hits as f64 / (hits + misses) as f64;
+                        @let part = *hits as f64 / (hits + misses) as f64;
                         tr {
                             td { (case) } td.word { (arm) } td.word { (cache) }
                             td { (hits) } td { (misses) }
-                            td data-value=(rate) { (format!("{:.1} %", 100.0 * rate)) }
+                            td data-value=(part) { (percent(part)) }
                         }
                     }
                 }
@@ -363,8 +384,11 @@ fn decisions(package: &Package) -> Markup {
                         td { (it.pair_counts[0]) " + " (it.pair_counts[1]) }
                         @match it.power {
                             Some(power) => {
-                                td { (format!("{:.1} % (at most {:.1} %)", 100.0 * power.false_alarm_rate, 100.0 * power.false_alarm_max)) }
-                                td { (power.detectable.map_or("over 50 %".to_owned(), |it| format!("{:.1} %", 100.0 * it))) }
+                                td {
+                                    (percent(power.false_alarm_rate))
+                                    " (at most " (percent(power.false_alarm_max)) ")"
+                                }
+                                td { (power.detectable.map_or("over 50 %".to_owned(), percent)) }
                             }
                             None => { td.quiet { "–" } td.quiet { "–" } }
                         }

@@ -1,0 +1,143 @@
+//! An encoder of real size as an arm: what `calor-measure` runs in a process of its own, beside
+//! `bench/baselines/encoders.py` with the same weights and ids.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use calor_device::{Driver, Signature};
+use calor_ir::CheckedGraph;
+use calor_measure::answer::{Answer, WarmupStep, done_line, first_line, probes};
+use calor_runtime::{Build, Choices, LaneId, ProgramSpec};
+use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::counter::{CacheCount, Plain};
+use calor_telemetry::{Cache, Counter, Counters, Null, Snapshot};
+
+use crate::bench::{ENCODERS, Encoder, Seeded, artifacts_counted};
+
+/// How long runs warm up at least.
+const WARM_NS: u64 = 300_000_000;
+/// Runs that warm up at least.
+const WARM_COUNT_MIN: usize = 10;
+
+/// Builds the encoder called `name`, runs it and answers in lines of JSON.
+///
+/// # Errors
+/// When nothing can be written, or no encoder has this name.
+///
+/// # Panics
+/// When it does not build or run, or a run gives other bits than the first.
+pub fn answer(
+    driver: &dyn Driver,
+    name: &str,
+    sample_count: usize,
+    folder: &Path,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let encoder = ENCODERS.iter().find(|it| it.name == name);
+    let encoder = encoder.ok_or_else(|| std::io::Error::other(format!("no encoder `{name}`")))?;
+    let counters = Arc::new(Counters::new());
+    let graph = encoder.graph().unwrap_or_else(|err| panic!("{name}: {err}"));
+    let device = driver.open(0).unwrap();
+    let signature = device.signature.clone();
+    let store = artifacts_counted(folder, counters.clone());
+    let mut build =
+        Build::new(device, u64::MAX, counters.clone(), Arc::new(Null)).with_artifacts(store);
+    let lane = build.lane();
+    let watch = Stopwatch::start();
+    let spec = spec(encoder, lane, &graph);
+    let program = build.program(&spec).unwrap_or_else(|err| panic!("{name}: {err}"));
+    let build_ns = watch.elapsed_ns();
+    let watch = Stopwatch::start();
+    let mut session = build.seal().unwrap();
+    let seal_ns = watch.elapsed_ns();
+    let sealed = counters.snapshot();
+    let watch = Stopwatch::start();
+    let first = encoder.run(&mut session, program);
+    let first_ns = watch.elapsed_ns();
+    writeln!(out, "{}", first_line())?;
+    out.flush()?;
+    let watch = Stopwatch::start();
+    let mut warm_count = 0;
+    while warm_count < WARM_COUNT_MIN || watch.elapsed_ns() < WARM_NS {
+        assert!(encoder.run(&mut session, program) == first, "{name}: other bits");
+        warm_count += 1;
+    }
+    let settle_ns = watch.elapsed_ns();
+    let mut samples_ns = Vec::with_capacity(sample_count);
+    for _ in 0..sample_count {
+        let watch = Stopwatch::start();
+        let vectors = encoder.run(&mut session, program);
+        samples_ns.push(watch.elapsed_ns());
+        assert!(vectors == first, "{name}: other bits");
+    }
+    let end = counters.snapshot();
+    let (moved_bytes, flops) = session.plan(program).cost();
+    let step = |name: &str, wall_ns| WarmupStep { name: name.to_owned(), wall_ns };
+    let wide: Vec<f64> = first.iter().map(|it| f64::from(*it)).collect();
+    let held = session.memory();
+    let readings = readings(&sealed, &end, session.plan(program).steps.len());
+    let answer = Answer {
+        first_ns,
+        samples_ns,
+        runs_per_sample_count: 1,
+        item_count: encoder.sequences as u64,
+        token_count: encoder.rows() as u64,
+        values: probes(&wide),
+        counters: readings,
+        versions: versions(&signature, encoder),
+        device: Some(signature.model),
+        peak_host_bytes: calor_measure::environment::peak_host_bytes(),
+        peak_device_bytes: Some(held.weights_bytes + held.arena_bytes + held.boundary_bytes),
+        moved_bytes: Some(moved_bytes),
+        flop_count: Some(flops),
+        warmup: vec![
+            step("build", build_ns),
+            step("seal", seal_ns),
+            step("first run", first_ns),
+            step("settle", settle_ns),
+        ],
+        ..Answer::default()
+    };
+    writeln!(out, "{}", done_line(&answer))
+}
+
+fn spec<'a>(encoder: &'a Encoder, lane: LaneId, graph: &'a CheckedGraph) -> ProgramSpec<'a> {
+    static CHOICES: LazyLock<Choices> = LazyLock::new(Choices::default);
+    ProgramSpec {
+        label: encoder.name,
+        token_count_max: encoder.rows() as u32,
+        sequence_count_max: encoder.sequences as u32,
+        lane,
+        graph,
+        source: Some(Arc::new(Seeded)),
+        choices: &CHOICES,
+        channels: &[],
+    }
+}
+
+/// What gates ask for.
+fn readings(sealed: &Snapshot, end: &Snapshot, steps: usize) -> BTreeMap<String, i64> {
+    let since = end.since(sealed);
+    let mut out = BTreeMap::from([
+        ("calor.compiles".to_owned(), end.get(Plain::Compiles).cast_signed()),
+        ("steady.calor.compiles".to_owned(), since.get(Plain::Compiles)),
+        ("steady.calor.allocations".to_owned(), since.get(Plain::Allocations)),
+        ("plan.steps".to_owned(), steps as i64),
+    ]);
+    for cache in [Cache::KernelArtifact, Cache::LibraryAlgorithm] {
+        for count in [CacheCount::Hits, CacheCount::Misses] {
+            let counter = Counter::Cache(cache, count);
+            let name = format!("{}{{{}}}", counter.spec().name, cache.name());
+            out.insert(name, end.get(counter).cast_signed());
+        }
+    }
+    out
+}
+
+fn versions(signature: &Signature, encoder: &Encoder) -> BTreeMap<String, String> {
+    let own = [("calor", env!("CARGO_PKG_VERSION")), ("precision", encoder.dtype.name())];
+    let own = own.into_iter().map(|it| (it.0.to_owned(), it.1.to_owned()));
+    signature.versions.iter().map(|it| (it.0.clone(), it.1.clone())).chain(own).collect()
+}
