@@ -57,7 +57,7 @@ pub fn tracks(packages: &[Package]) -> (Vec<Track>, usize) {
     };
     let count = ordered.len();
     ordered.retain(|it| differences(&it.environment["fingerprint"], &newest).is_empty());
-    let mut rows: BTreeMap<(String, u64, String), (Vec<String>, Vec<f64>)> = BTreeMap::new();
+    let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
     for package in &ordered {
         let label = label(package);
         for case in &package.summary.cases {
@@ -72,13 +72,18 @@ pub fn tracks(packages: &[Package]) -> (Vec<Track>, usize) {
             }
         }
     }
-    let track = |((case, size, arm), (labels, values_ns)): (_, (Vec<String>, Vec<f64>))| {
+    let track = |((case, size, arm), (labels, values_ns)): (Key, Row)| {
         let changes = change_points(&values_ns, &RULE).into_iter().map(Change::from).collect();
         Track { case, size, arm, labels, values_ns, changes }
     };
     let tracks = rows.into_iter().filter(|it| 1 < it.1.1.len()).map(track).collect();
     (tracks, count - ordered.len())
 }
+
+/// Case, size and arm.
+type Key = (String, u64, String);
+/// Labels and values.
+type Row = (Vec<String>, Vec<f64>);
 
 /// The commit, or the time where none is known.
 pub(crate) fn label(package: &Package) -> String {

@@ -58,20 +58,9 @@ pub fn answer(
     let first_ns = watch.elapsed_ns();
     writeln!(out, "{}", first_line())?;
     out.flush()?;
-    let watch = Stopwatch::start();
-    let mut warm_count = 0;
-    while warm_count < WARM_COUNT_MIN || watch.elapsed_ns() < WARM_NS {
-        assert!(encoder.run(&mut session, program) == first, "{name}: other bits");
-        warm_count += 1;
-    }
-    let settle_ns = watch.elapsed_ns();
-    let mut samples_ns = Vec::with_capacity(sample_count);
-    for _ in 0..sample_count {
-        let watch = Stopwatch::start();
-        let vectors = encoder.run(&mut session, program);
-        samples_ns.push(watch.elapsed_ns());
-        assert!(vectors == first, "{name}: other bits");
-    }
+    let mut run = || encoder.run(&mut session, program);
+    let settle_ns = settle(&mut run, &first);
+    let samples_ns = (0..sample_count).map(|_| timed(&mut run, &first)).collect();
     let end = counters.snapshot();
     let (moved_bytes, flops) = session.plan(program).cost();
     let step = |name: &str, wall_ns| WarmupStep { name: name.to_owned(), wall_ns };
@@ -101,6 +90,26 @@ pub fn answer(
         ..Answer::default()
     };
     writeln!(out, "{}", done_line(&answer))
+}
+
+/// Runs until times have settled; how long that took.
+fn settle(run: &mut dyn FnMut() -> Vec<f32>, first: &[f32]) -> u64 {
+    let watch = Stopwatch::start();
+    let mut count = 0;
+    while count < WARM_COUNT_MIN || watch.elapsed_ns() < WARM_NS {
+        timed(run, first);
+        count += 1;
+    }
+    watch.elapsed_ns()
+}
+
+/// Nanoseconds of a run, whose bits are then compared with those of the first.
+fn timed(run: &mut dyn FnMut() -> Vec<f32>, first: &[f32]) -> u64 {
+    let watch = Stopwatch::start();
+    let vectors = run();
+    let ns = watch.elapsed_ns();
+    assert!(vectors == first, "a run gives other bits than the first");
+    ns
 }
 
 fn spec<'a>(encoder: &'a Encoder, lane: LaneId, graph: &'a CheckedGraph) -> ProgramSpec<'a> {

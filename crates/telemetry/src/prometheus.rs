@@ -16,9 +16,12 @@ pub struct Family<'a> {
     pub help: &'a str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'a str,
-    /// Behind the name (`_bucket`, `_sum`, `_count` or nothing), labels, and value.
-    pub samples: &'a [(&'a str, &'a [(&'a str, &'a str)], f64)],
+    /// Its samples.
+    pub samples: &'a [Sample<'a>],
 }
+
+/// Behind the name (`_bucket`, `_sum`, `_count` or nothing), labels, and value.
+pub type Sample<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
 
 /// The text of one scrape: every counter of `snapshot`, every sum of `events`, then `families`.
 /// `labels` stand on every sample: the device, the version.

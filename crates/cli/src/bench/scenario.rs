@@ -15,11 +15,14 @@ use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
 use crate::version::REVISION;
 
+fn row(kind: &str, name: &str, about: &str) -> serde_json::Value {
+    serde_json::json!({ "kind": kind, "name": name, "about": about })
+}
+
 pub(super) fn list(json: bool) -> Result<Exit, Failure> {
     if json {
-        let rows = |kind: &str, name: &str, about: &str| serde_json::json!({ "kind": kind, "name": name, "about": about });
-        let scenarios = SCENARIOS.iter().map(|it| rows("scenario", it.name, it.about));
-        let arms = ARMS.iter().map(|it| rows("arm", it.name, it.about));
+        let scenarios = SCENARIOS.iter().map(|it| row("scenario", it.name, it.about));
+        let arms = ARMS.iter().map(|it| row("arm", it.name, it.about));
         answer::line(scenarios.chain(arms).collect::<serde_json::Value>())?;
         return Ok(Exit::Done);
     }
