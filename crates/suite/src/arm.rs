@@ -2,13 +2,17 @@
 //! `bench/baselines/encoders.py` with the same weights and ids.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io::Write;
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use calor_device::{Driver, Signature};
 use calor_ir::CheckedGraph;
 use calor_measure::answer::{Answer, WarmupStep, done_line, first_line, probes};
+use calor_measure::harness::Progress;
+use calor_measure::order::{Order, Revision};
 use calor_runtime::{Build, Choices, LaneId, ProgramSpec};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::{CacheCount, Plain};
@@ -90,6 +94,75 @@ pub fn answer(
         ..Answer::default()
     };
     writeln!(out, "{}", done_line(&answer))
+}
+
+/// A suite that is run with this program as its own arm.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The suite's file.
+    pub suite: PathBuf,
+    /// Folder of the package.
+    pub output: PathBuf,
+    /// Python of the baselines.
+    pub python: String,
+    /// Where NVIDIA's libraries are, if not in the usual places.
+    pub libraries: Option<PathBuf>,
+    /// Commit of this program; `-dirty` behind it where files differed, nothing where unknown.
+    pub revision: String,
+    /// These cases alone; all if none is named.
+    pub cases: Vec<String>,
+}
+
+impl Request {
+    /// Runs the suite, or what is left of it, and seals the package; whether every process ended
+    /// well.
+    ///
+    /// # Errors
+    /// When the suite cannot be read or run, or nothing can be written.
+    pub fn run(&self, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+        let program = std::env::current_exe()?;
+        let libraries = self.libraries.as_deref().unwrap_or(Path::new("."));
+        let words = [
+            ("program", program.display().to_string()),
+            ("python", self.python.clone()),
+            ("device", "cuda".to_owned()),
+            ("libraries", libraries.display().to_string()),
+        ];
+        let commit = self.revision.trim_end_matches("-dirty");
+        let is_known = !commit.is_empty();
+        let revision = Revision {
+            commit: is_known.then(|| commit.to_owned()),
+            dirty: is_known.then(|| commit != self.revision),
+            program_blake3: None,
+        };
+        let order = Order {
+            suite: self.suite.clone(),
+            output: self.output.clone(),
+            root: ".".into(),
+            words: words.into_iter().map(|it| (it.0.to_owned(), it.1)).collect(),
+            cases: self.cases.clone(),
+            arms: Vec::new(),
+            pairs: None,
+            revision: revision.with_program(&program),
+            variables: BTreeMap::new(),
+        };
+        let package = order.execute(&mut Lines(out))?;
+        let failed = package.samples.iter().filter(|it| it.good().is_none()).count();
+        let count = package.samples.len();
+        writeln!(out, "{count} processes, {failed} failed, in {}", self.output.display())?;
+        Ok(failed == 0)
+    }
+}
+
+/// Progress as lines, for a terminal that is far away.
+struct Lines<'a>(&'a mut dyn Write);
+
+impl Progress for Lines<'_> {
+    fn step(&mut self, done: usize, most: usize, text: &str) -> ControlFlow<()> {
+        let told = writeln!(self.0, "{done} of at most {most}: {text}");
+        // Where nobody listens any more there is no reason to go on.
+        if told.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
 }
 
 /// Runs until times have settled; how long that took.

@@ -27,7 +27,6 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,9 +37,7 @@ use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
-use calor_measure::harness::Progress;
-use calor_measure::order::{Order, Revision};
-use calor_suite::arm;
+use calor_suite::arm::{self, Request};
 use calor_suite::first;
 use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
@@ -156,7 +153,16 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
     if let Some(suite) = &arguments.suite {
-        return run_suite(suite, &arguments, &mut out);
+        let request = Request {
+            suite: suite.clone(),
+            output: arguments.output.clone(),
+            python: arguments.python.clone(),
+            libraries: arguments.libraries.first().cloned(),
+            revision: arguments.revision.clone(),
+            cases: arguments.names.clone(),
+        };
+        let is_good = request.run(&mut out)?;
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     if let Some(folder) = &arguments.weights {
         weights::make(folder, &arguments.names);
@@ -217,52 +223,6 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     all.retain(|it| wanted(it.0));
     let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Runs a suite with this program as its own arm, and seals the package.
-fn run_suite(
-    suite: &std::path::Path,
-    arguments: &Arguments,
-    out: &mut dyn Write,
-) -> Result<ExitCode, Box<dyn Error>> {
-    struct Lines<'a>(&'a mut dyn Write);
-    impl Progress for Lines<'_> {
-        fn step(&mut self, done: usize, most: usize, text: &str) -> ControlFlow<()> {
-            let told = writeln!(self.0, "{done} of at most {most}: {text}");
-            // Where nobody listens any more there is no reason to go on.
-            if told.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        }
-    }
-    let program = std::env::current_exe()?;
-    let libraries = arguments.libraries.first().map_or(".".into(), |it| it.display().to_string());
-    let words = [
-        ("program", program.display().to_string()),
-        ("python", arguments.python.clone()),
-        ("device", "cuda".to_owned()),
-        ("libraries", libraries),
-    ];
-    let commit = arguments.revision.trim_end_matches("-dirty");
-    let revision = Revision {
-        commit: (!commit.is_empty()).then(|| commit.to_owned()),
-        dirty: (!commit.is_empty()).then(|| commit != arguments.revision),
-        program_blake3: None,
-    };
-    let order = Order {
-        suite: suite.to_owned(),
-        output: arguments.output.clone(),
-        root: ".".into(),
-        words: words.into_iter().map(|it| (it.0.to_owned(), it.1)).collect(),
-        cases: arguments.names.clone(),
-        arms: Vec::new(),
-        pairs: None,
-        revision: revision.with_program(&program),
-        variables: std::collections::BTreeMap::new(),
-    };
-    let package = order.execute(&mut Lines(out))?;
-    let failed = package.samples.iter().filter(|it| it.good().is_none()).count();
-    let count = package.samples.len();
-    writeln!(out, "{count} processes, {failed} failed, in {}", order.output.display())?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
