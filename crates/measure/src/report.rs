@@ -32,15 +32,30 @@ pub fn pictures(package: &Package) -> Result<Vec<Picture>, MeasureError> {
     Ok(out)
 }
 
+/// Arms of a case in the order of their names.
+fn arms_of(case: &CaseSummary) -> Vec<&str> {
+    let mut arms: Vec<&str> =
+        case.points.iter().flat_map(|it| it.arms.keys()).map(|it| &**it).collect();
+    arms.sort_unstable();
+    arms.dedup();
+    arms
+}
+
+fn colour_of(arms: &[&str], arm: &str) -> usize {
+    arms.iter().position(|it| *it == arm).unwrap_or(0)
+}
+
 /// Pictures of one case.
 pub(crate) fn of_case(case: &CaseSummary) -> Result<Vec<Picture>, MeasureError> {
     let mut out = Vec::new();
     let slug = slug(&case.name);
+    let arms = arms_of(case);
     let curves: Vec<Series> = case
         .speedups
         .iter()
         .map(|(arm, it)| Series {
             name: arm.clone(),
+            colour: colour_of(&arms, arm),
             points: it.points.iter().filter_map(|it| Some(band(it.0 as f64, it.1?))).collect(),
         })
         .filter(|it| !it.points.is_empty())
@@ -49,16 +64,13 @@ pub(crate) fn of_case(case: &CaseSummary) -> Result<Vec<Picture>, MeasureError> 
         let title = format!("{}: how often faster ours is", case.name);
         out.push(speedups(&format!("{slug}_speedup"), &title, &case.size_unit, &curves)?);
     }
-    let mut arms: Vec<&str> =
-        case.points.iter().flat_map(|it| it.arms.keys()).map(|it| &**it).collect();
-    arms.sort_unstable();
-    arms.dedup();
     let times = |arm: &&str| {
         let points = case.points.iter().filter_map(|point| {
             let ns = point.arms.get(*arm)?.observed_ns?;
             Some(band(point.size as f64, ns.map(|it| it / 1e6)))
         });
-        Series { name: (*arm).to_owned(), points: points.collect() }
+        let colour = colour_of(&arms, arm);
+        Series { name: (*arm).to_owned(), colour, points: points.collect() }
     };
     let scaling: Vec<Series> = arms.iter().map(times).filter(|it| !it.points.is_empty()).collect();
     if !scaling.is_empty() && 1 < case.points.len() {
@@ -75,11 +87,12 @@ pub(crate) fn of_case(case: &CaseSummary) -> Result<Vec<Picture>, MeasureError> 
 /// Pictures of a case's largest size.
 fn of_point(case: &CaseSummary, point: &PointSummary) -> Result<Vec<Picture>, MeasureError> {
     let mut out = Vec::new();
-    let slug = slug(&case.name);
+    let (slug, arms) = (slug(&case.name), arms_of(case));
     let quantiles = point.arms.iter().filter(|it| 1 < it.1.quantiles_ns.len());
     let series: Vec<Series> = quantiles
         .map(|(arm, it)| Series {
             name: arm.clone(),
+            colour: colour_of(&arms, arm),
             points: (0..)
                 .zip(&it.quantiles_ns)
                 .map(|(at, ns)| {
@@ -93,9 +106,11 @@ fn of_point(case: &CaseSummary, point: &PointSummary) -> Result<Vec<Picture>, Me
         let title = format!("{} at {}: times of calls", case.name, point.size);
         out.push(latencies(&format!("{slug}_latency"), &title, &series)?);
     }
-    let starts: Vec<Bar> = (0..)
-        .zip(&point.arms)
-        .flat_map(|(colour, (arm, it))| {
+    let starts: Vec<Bar> = point
+        .arms
+        .iter()
+        .flat_map(|(arm, it)| {
+            let colour = colour_of(&arms, arm);
             let bar = |what: &str, ns: Option<f64>| {
                 let ms = ns? / 1e6;
                 let text = format!("{ms:.1} ms");
@@ -148,14 +163,15 @@ pub(crate) fn of_suite(summary: &Summary) -> Result<Vec<Picture>, MeasureError> 
             ends = (ends.0.min(it.x), ends.1.max(it.x));
         }
         if !points.is_empty() {
-            series.push(Series { name: case.name.clone(), points });
+            let colour = 1 + series.len();
+            series.push(Series { name: case.name.clone(), colour, points });
         }
     }
     if series.is_empty() {
         return Ok(out);
     }
     let points = [ends.0, knee, ends.1].map(roof).to_vec();
-    series.insert(0, Series { name: "the machine".into(), points });
+    series.insert(0, Series { name: "the machine".into(), colour: 0, points });
     out.push(rooflines("roofline", "Under the machine's roof", &series)?);
     Ok(out)
 }

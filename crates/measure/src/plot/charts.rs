@@ -12,6 +12,8 @@ use crate::error::MeasureError;
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     pub(crate) name: String,
+    /// Its place among [`LINES`]: the same arm has the same colour in every picture.
+    pub(crate) colour: usize,
     /// Place, middle, and the band's ends.
     pub(crate) points: Vec<Band>,
 }
@@ -177,9 +179,9 @@ impl Lines<'_> {
         area.fill(&PAPER).map_err(fault)?;
         let mut chart = ChartBuilder::on(area)
             .margin(16)
-            .margin_right(160)
-            .x_label_area_size(54)
-            .y_label_area_size(76)
+            .margin_right(170)
+            .x_label_area_size(60)
+            .y_label_area_size(84)
             .build_cartesian_2d(x, y)
             .map_err(fault)?;
         self.axes(area, &mut chart, x_range, y_range)?;
@@ -188,8 +190,8 @@ impl Lines<'_> {
             chart.draw_series([PathElement::new(line, QUIET)]).map_err(fault)?;
         }
         let clamp = |it: f64| it.clamp(y_range.0, y_range.1);
-        for (index, series) in self.series.iter().enumerate() {
-            let colour = LINES[index % LINES.len()];
+        for series in self.series {
+            let colour = LINES[series.colour % LINES.len()];
             let points = &series.points;
             let there = points.iter().rev().map(|it| (it.x, clamp(it.low)));
             let outline: Vec<(f64, f64)> =
@@ -234,20 +236,20 @@ impl Lines<'_> {
             let line = [(at, y_range.0), (at, y_range.1)];
             chart.draw_series([PathElement::new(line, FAINT)]).map_err(fault)?;
             let (x, y) = pixel(chart, (at, y_range.0));
-            let style = text(15, &QUIET).pos(Pos::new(HPos::Center, VPos::Center));
-            area.draw(&Text::new(short(at), (x, y + 16), style)).map_err(fault)?;
+            let style = text(19, &QUIET).pos(Pos::new(HPos::Center, VPos::Center));
+            area.draw(&Text::new(short(at), (x, y + 18), style)).map_err(fault)?;
         }
         for at in ticks(y_range) {
             let line = [(x_range.0, at), (x_range.1, at)];
             chart.draw_series([PathElement::new(line, FAINT)]).map_err(fault)?;
             let (x, y) = pixel(chart, (x_range.0, at));
-            let style = text(15, &QUIET).pos(Pos::new(HPos::Right, VPos::Center));
+            let style = text(19, &QUIET).pos(Pos::new(HPos::Right, VPos::Center));
             area.draw(&Text::new(short(at), (x - 10, y), style)).map_err(fault)?;
         }
         let (left, bottom) = pixel(chart, (x_range.0, y_range.0));
         let (right, _) = pixel(chart, (x_range.1, y_range.0));
-        let style = text(15, &INK).pos(Pos::new(HPos::Center, VPos::Center));
-        area.draw(&Text::new(self.x, (left + (right - left) / 2, bottom + 42), style.clone()))
+        let style = text(19, &INK).pos(Pos::new(HPos::Center, VPos::Center));
+        area.draw(&Text::new(self.x, (left + (right - left) / 2, bottom + 46), style.clone()))
             .map_err(fault)?;
         let turned = style.transform(FontTransform::Rotate270);
         area.draw(&Text::new(self.y, (18, bottom / 2), turned)).map_err(fault)?;
@@ -280,10 +282,10 @@ impl Lines<'_> {
         let mut free_from = 0;
         for (y, index) in places {
             let y = y.max(free_from);
-            free_from = y + 20;
+            free_from = y + 22;
             let (right, _) = chart.backend_coord(&(x_range.1, y_range.0));
-            let colour = LINES[index % LINES.len()];
-            let style = text(15, &colour).pos(Pos::new(HPos::Left, VPos::Center));
+            let colour = LINES[self.series[index].colour % LINES.len()];
+            let style = text(19, &colour).pos(Pos::new(HPos::Left, VPos::Center));
             let place = (right - origin.0 + 8, y - origin.1);
             area.draw(&Text::new(cut(&self.series[index].name, 20), place, style))
                 .map_err(fault)?;
@@ -341,7 +343,7 @@ impl Paint for Bars<'_> {
         let fault = |err: DrawingAreaErrorKind<B::ErrorType>| err.to_string();
         area.fill(&PAPER).map_err(fault)?;
         let (width, height) = area.dim_in_pixel();
-        let (left, right, top, bottom) = (220.0, 110.0, 16.0, 40.0);
+        let (left, right, top, bottom) = (240.0, 130.0, 16.0, 44.0);
         let most = self.bars.iter().map(|it| it.start + it.len).fold(0.0, f64::max);
         if most <= 0.0 || self.bars.is_empty() {
             return Ok(());
@@ -360,7 +362,7 @@ impl Paint for Bars<'_> {
             let line = PathElement::new([(x, top as i32), (x, foot)], FAINT);
             area.draw(&line).map_err(fault)?;
             let label = format!("{} {}", short(value), self.unit);
-            let style = text(14, &QUIET, HPos::Center);
+            let style = text(17, &QUIET, HPos::Center);
             area.draw(&Text::new(label, (x, foot + 18), style)).map_err(fault)?;
         }
         for (index, bar) in self.bars.iter().enumerate() {
@@ -374,13 +376,13 @@ impl Paint for Bars<'_> {
             let name = Text::new(
                 cut(&bar.name, 26),
                 (left as i32 - 10, middle),
-                text(15, &INK, HPos::Right),
+                text(19, &INK, HPos::Right),
             );
             area.draw(&name).map_err(fault)?;
             let words = Text::new(
                 cut(&bar.text, 16),
                 (to.max(from + 2) + 8, middle),
-                text(14, &QUIET, HPos::Left),
+                text(17, &QUIET, HPos::Left),
             );
             area.draw(&words).map_err(fault)?;
         }
@@ -416,8 +418,8 @@ impl Paint for History {
             .light_line_style(TRANSPARENT)
             .bold_line_style(FAINT)
             .axis_style(QUIET)
-            .label_style(text(14, &QUIET))
-            .axis_desc_style(text(15, &INK))
+            .label_style(text(17, &QUIET))
+            .axis_desc_style(text(19, &INK))
             .y_desc(&self.unit)
             .x_labels(self.values.len().clamp(2, 9))
             .x_label_formatter(&label)
@@ -444,7 +446,7 @@ mod tests {
 
     fn series() -> Series {
         let point = |x: f64| Band { x, y: x.sqrt(), low: x.sqrt() * 0.9, high: x.sqrt() * 1.1 };
-        Series { name: "numpy".into(), points: [1.0, 10.0, 1000.0].map(point).to_vec() }
+        Series { name: "numpy".into(), colour: 1, points: [1.0, 10.0, 1000.0].map(point).to_vec() }
     }
 
     #[test]
@@ -455,8 +457,8 @@ mod tests {
         assert!(picture.svg.contains("<polygon") && picture.svg.contains("<polyline"));
         assert_eq!((draw().svg, draw().png), (picture.svg.clone(), picture.png.clone()));
         let inline = picture.inline();
-        assert!(inline.contains("var(--line-0)") && inline.contains("var(--paper)"));
-        assert!(!inline.contains("#D55E00"), "{inline}");
+        assert!(inline.contains("var(--line-1)") && inline.contains("var(--paper)"));
+        assert!(!inline.contains("#0072B2"), "{inline}");
         // Dark pixels that are letters: the font is there.
         let image = image::load_from_memory(&picture.png).unwrap().to_rgb8();
         let labels = image.enumerate_pixels().filter(|(x, _, it)| *x < 90 && it.0[0] < 0xb0);
