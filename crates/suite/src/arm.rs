@@ -223,3 +223,35 @@ fn versions(signature: &Signature, encoder: &Encoder) -> BTreeMap<String, String
     let own = own.into_iter().map(|it| (it.0.to_owned(), it.1.to_owned()));
     signature.versions.iter().map(|it| (it.0.clone(), it.1.clone())).chain(own).collect()
 }
+
+/// The baseline computes the same: numbers of `encoders.py eager "tiny 3x5" --dtype float32`.
+#[test]
+fn the_baseline_computes_the_same() {
+    use calor_device_cpu::CpuDriver;
+    use calor_ir::DType;
+    const WANT: [f64; 8] =
+        [-0.010501, 0.088388, -0.051634, -0.075546, -0.155925, 0.057931, 0.113960, -0.150392];
+    let encoder = Encoder {
+        name: "tiny 3x5",
+        layers: 2,
+        hidden: 128,
+        heads: 2,
+        inner: 512,
+        sequences: 3,
+        length: 5,
+        dtype: DType::F32,
+        codes: None,
+    };
+    let graph = encoder.graph().unwrap();
+    let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
+    let device = driver.open(0).unwrap();
+    let mut build = Build::new(device, u64::MAX, Arc::new(Counters::new()), Arc::new(Null));
+    let lane = build.lane();
+    let program = build.program(&spec(&encoder, lane, &graph)).unwrap();
+    let mut session = build.seal().unwrap();
+    let vectors = encoder.run(&mut session, program);
+    let wide: Vec<f64> = vectors.iter().map(|it| f64::from(*it)).collect();
+    for (got, want) in probes(&wide).iter().zip(WANT) {
+        assert!((got - want).abs() < 1e-4, "{got}, not {want}");
+    }
+}
