@@ -152,15 +152,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
-    if let Some(suite) = &arguments.suite {
-        let request = Request {
-            suite: suite.clone(),
-            output: arguments.output.clone(),
-            python: arguments.python.clone(),
-            libraries: arguments.libraries.first().cloned(),
-            revision: arguments.revision.clone(),
-            cases: arguments.names.clone(),
-        };
+    if let Some(request) = suite_request(&arguments) {
         let is_good = request.run(&mut out)?;
         return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -224,6 +216,18 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The suite that the command line asks for.
+fn suite_request(arguments: &Arguments) -> Option<Request> {
+    Some(Request {
+        suite: arguments.suite.clone()?,
+        output: arguments.output.clone(),
+        python: arguments.python.clone(),
+        libraries: arguments.libraries.first().cloned(),
+        revision: arguments.revision.clone(),
+        cases: arguments.names.clone(),
+    })
 }
 
 /// Measures what the command line asks for in place of checks, and says whether it asked.
