@@ -1,5 +1,5 @@
-//! Generated documents: `docs/telemetry.md` from the tables of `calor-telemetry`, `docs/caches.md`
-//! from the table of `calor-runtime`.
+//! Generated documents: `docs/telemetry-events.md` and the schemas from the tables of
+//! `calor-telemetry`, `docs/caches.md` from the table of `calor-runtime`.
 //!
 //! A document is generated when code is its only truth. Prose is written by hand elsewhere.
 
@@ -9,7 +9,7 @@ use anyhow::Result;
 use calor_runtime::cache::{CACHES, CacheRow};
 use calor_telemetry::counter::{self, CounterSpec, Growth, Unit};
 use calor_telemetry::event::SCHEMA;
-use calor_telemetry::{Cache, jsonl};
+use calor_telemetry::{Cache, jsonl, schema};
 
 use crate::repository::Repository;
 
@@ -24,7 +24,12 @@ pub(crate) enum Mode {
 
 /// Every generated document: path and text.
 pub(crate) fn documents() -> Vec<(&'static str, String)> {
-    vec![("docs/telemetry.md", telemetry()), ("docs/caches.md", caches())]
+    vec![
+        ("docs/telemetry-events.md", telemetry()),
+        ("docs/schema/run.schema.json", format!("{:#}\n", schema::run())),
+        ("docs/schema/lines.schema.json", format!("{:#}\n", schema::lines())),
+        ("docs/caches.md", caches()),
+    ]
 }
 
 /// Writes or checks every document.
@@ -36,7 +41,11 @@ pub(crate) fn command(repository: &Repository, mode: Mode) -> Result<bool> {
         }
         match mode {
             Mode::Write => {
-                std::fs::write(repository.root.join(path), text)?;
+                let place = repository.root.join(path);
+                if let Some(folder) = place.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                std::fs::write(place, text)?;
                 println!("wrote {path}");
             }
             Mode::Check => {
@@ -145,7 +154,11 @@ fn caches() -> String {
     let mut out = CACHES_OPENING.to_owned();
     out.push_str("\n## All caches\n");
     for row in CACHES {
-        let CacheRow { cache, owner, lives, key, bound, invalidation, counters } = row;
+        let CacheRow { cache, owner, rejected, lives, key, bound, invalidation, counters } = row;
+        if let Some(decision) = rejected {
+            let _ = writeln!(out, "\n### `{}`\n\nNot kept: `{decision}` says why.", cache.name());
+            continue;
+        }
         let owner = owner.map_or("*planned*".to_owned(), |it| format!("`{it}`"));
         let _ = write!(out, "\n### `{}`\n\n| | |\n| --- | --- |\n", cache.name());
         let _ = writeln!(out, "| owner | {owner} |\n| lives in | {lives} |\n| key | {key} |");
@@ -225,7 +238,10 @@ mod tests {
         let (_, per_cache) = counter::registry();
         for row in CACHES {
             assert!(text.contains(&format!("### `{}`", row.cache.name())));
-            assert!(row.owner.is_none_or(|it| repository.file(it).is_some()), "{:?}", row.owner);
+            for file in [row.owner, row.rejected].into_iter().flatten() {
+                assert!(repository.file(file).is_some(), "{file}");
+            }
+            assert!(row.owner.is_none() || row.rejected.is_none(), "{:?}", row.cache);
             for name in row.counters {
                 let name = format!("calor.cache.{name}");
                 assert!(per_cache.iter().any(|it| it.name == name), "{name}");

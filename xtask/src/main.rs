@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `gpu-tests`, `tidy`, `docs` and `meter`.
+//! Development tasks: `cargo xtask test`, `gates`, `mutate`, `tidy`, `docs` and more.
 //!
 //! One binary instead of scripts, so that each rule is a function with a test.
 //! Nothing here is part of what users run.
@@ -8,7 +8,9 @@
 
 mod docs;
 mod gpu_tests;
+mod measures;
 mod meter;
+mod mutate;
 mod repository;
 mod source;
 mod specifications;
@@ -17,7 +19,7 @@ mod tidy;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::repository::Repository;
 
@@ -38,6 +40,17 @@ Commands:
              --list                    name the rules and stop
   docs     Write the generated documents
              --check                   change nothing; fail when one is stale
+  gates    Build the command, run the suite `smoke` and decide its exact gates
+  pairs    Build the command of a base revision too, and run both in pairs
+             --base <revision>         where the branch left main if not given
+             --pairs <count>           10 if not given
+  nulls    Run one build in pairs with itself: how often do gates cry wolf?
+             --count <count>           comparisons, 100 if not given
+             --pairs <count>           of a batch, 20 if not given
+  mutate   Apply each change of xtask/mutations.toml to a copy: do gates catch it?
+             <word>                    only changes with this in their name; may be repeated
+  nightly  Run a suite on a release build: package, gates, status, dashboard
+             --suite <file> --output <folder> [--device <kind>] [--history <folder>]
   meter    Count what should go down: primitives, public items, packages, unsafe blocks
 
   --help   Show this text
@@ -75,6 +88,20 @@ fn run(arguments: &[&str]) -> Result<bool> {
         }
         ["docs"] => docs::command(&Repository::open()?, docs::Mode::Write),
         ["docs", "--check"] => docs::command(&Repository::open()?, docs::Mode::Check),
+        ["gates"] => measures::gates_command(),
+        ["pairs", options @ ..] => {
+            let base = match option(options, "--base")? {
+                Some(base) => base.to_owned(),
+                None => measures::base_revision()?,
+            };
+            measures::pairs_command(&base, number(options, "--pairs", 10)?)
+        }
+        ["nulls", options @ ..] => measures::nulls_command(
+            number(options, "--count", 100)?,
+            number(options, "--pairs", 20)?,
+        ),
+        ["mutate", names @ ..] => mutate::command(names),
+        ["nightly", options @ ..] => measures::nightly(&night(options)?),
         ["meter"] => meter::command(&Repository::open()?),
         [first, rest @ ..] => {
             bail!(
@@ -85,13 +112,37 @@ fn run(arguments: &[&str]) -> Result<bool> {
     }
 }
 
+/// The value behind `name`.
+fn option<'a>(options: &[&'a str], name: &str) -> Result<Option<&'a str>> {
+    match options.iter().position(|it| *it == name) {
+        None => Ok(None),
+        Some(at) => Ok(Some(options.get(at + 1).with_context(|| format!("{name} needs a value"))?)),
+    }
+}
+
+fn number(options: &[&str], name: &str, usual: u32) -> Result<u32> {
+    option(options, name)?.map_or(Ok(usual), |it| it.parse().with_context(|| it.to_owned()))
+}
+
+fn night(options: &[&str]) -> Result<measures::Night> {
+    let path = |name: &str| Ok::<_, anyhow::Error>(option(options, name)?.map(Into::into));
+    Ok(measures::Night {
+        suite: path("--suite")?.context("--suite <file> is missing")?,
+        device: option(options, "--device")?.unwrap_or("auto").to_owned(),
+        output: path("--output")?.context("--output <folder> is missing")?,
+        history: path("--history")?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_command_is_in_the_help() {
-        for command in ["test", "tidy", "docs", "meter"] {
+        for command in
+            ["test", "gates", "pairs", "nulls", "mutate", "nightly", "tidy", "docs", "meter"]
+        {
             assert!(HELP.contains(&format!("\n  {command} ")), "{command}");
         }
         assert!(run(&["--help"]).unwrap() && run(&["tidy", "--help"]).unwrap());

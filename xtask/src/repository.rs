@@ -36,7 +36,7 @@ pub(crate) struct File {
 impl Repository {
     /// Reads the repository that cargo runs this task for.
     pub(crate) fn open() -> Result<Self> {
-        let root = manifest().parent().context("xtask lies in the repository")?.to_owned();
+        let root = root()?;
         let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let mut paths: Vec<String> = output(Command::new("git").args(listing).current_dir(&root))?
             .split('\0')
@@ -91,6 +91,11 @@ impl File {
         let source = text.as_deref().filter(|_| path.ends_with(".rs")).map(Source::new);
         Self { path, size_bytes, text, source }
     }
+}
+
+/// Where the repository lies.
+pub(crate) fn root() -> Result<PathBuf> {
+    Ok(manifest().parent().context("xtask lies in the repository")?.to_owned())
 }
 
 /// The folder of this package. Asked when running first: clones that share a target folder

@@ -3,6 +3,7 @@
 //! A finding says where, what, and what to do about it. Formatting belongs to rustfmt, and
 //! what clippy can say belongs to clippy.
 
+mod figures;
 mod golden;
 mod imports;
 mod layers;
@@ -87,6 +88,11 @@ pub(crate) static RULES: &[Rule] = &[
         name: "licences",
         about: "every dependency may be shipped",
         check: |it| Ok(licences::check(&it.metadata_with_dependencies()?)),
+    },
+    Rule {
+        name: "figures",
+        about: "every figure names results that are there, clean and with samples",
+        check: |it| Ok(figures::check(it)),
     },
     Rule {
         name: "specifications",

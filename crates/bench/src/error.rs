@@ -59,6 +59,9 @@ pub enum BenchError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A graph.
+    #[error(transparent)]
+    Graph(#[from] calor_ir::GraphError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),

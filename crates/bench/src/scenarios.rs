@@ -10,6 +10,7 @@ mod plan;
 use crate::scenario::Scenario;
 
 pub use op::op_names;
+pub(crate) use pipeline::inputs as pipeline_texts;
 
 /// Every scenario.
 // tidy: table

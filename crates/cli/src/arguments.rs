@@ -4,6 +4,7 @@ mod cache;
 mod embed;
 mod models;
 mod serve;
+mod telemetry;
 mod warmup;
 
 use std::{collections::BTreeSet, ffi::OsString, num::NonZeroUsize, path::PathBuf};
@@ -17,6 +18,10 @@ pub(crate) use embed::{
 };
 pub(crate) use models::{
     DtypeWord, ModelsArguments, ModelsCommand, PullArguments, SourceWord, SynthArguments, SynthWord,
+};
+pub(crate) use telemetry::{
+    AccelInfoArguments, AnswerFormat, NamesWord, SchemaWord, TelemetryArguments, TelemetryCommand,
+    TelemetryCommands,
 };
 
 pub(crate) use serve::ServeArguments;
@@ -39,12 +44,15 @@ Examples:
   calor search \"heat\" --corpus texts.txt       the nearest texts
   calor doctor                                 what is there, what is missing, how to fix it
 
-Exit codes: 0 done, 1 some items failed, 2 usage, 3 input unreadable, 4 environment, 70 a bug."
+Exit codes: 0 done, 1 some items or a gate failed, 2 usage, or a gate that cannot be told,
+3 input unreadable, 4 environment, 70 a bug."
 )]
 pub(crate) struct Arguments {
     /// Say nothing on standard error but errors.
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -67,14 +75,44 @@ pub(crate) enum Command {
     Serve(Box<ServeArguments>),
     /// Do what is slow the first time, keep it, and report.
     Warmup(Box<WarmupArguments>),
-    /// Measure scenarios.
+    /// Measure: scenarios, suites in pairs with others, reports and gates.
     Bench(crate::bench::BenchArguments),
+    /// Say what the last run, a running process or a server counted.
+    AccelInfo(AccelInfoArguments),
+    /// Read what earlier versions wrote, and print schemas.
+    Telemetry(TelemetryCommands),
     /// Say what is there, what is missing and how to fix it.
     Doctor(AnswerArguments),
     /// Say which build this is.
     Version(AnswerArguments),
     /// Print completions for a shell.
     Completions(CompletionsArguments),
+}
+
+impl Command {
+    /// Its name on the command line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Embed(_) => "embed",
+            Self::Search(_) => "search",
+            Self::Models(_) => "models",
+            Self::Cache(_) => "cache",
+            Self::Plan(_) => "plan",
+            Self::Serve(_) => "serve",
+            Self::Warmup(_) => "warmup",
+            Self::Bench(_) => "bench",
+            Self::AccelInfo(_) => "accel-info",
+            Self::Telemetry(_) => "telemetry",
+            Self::Doctor(_) => "doctor",
+            Self::Version(_) => "version",
+            Self::Completions(_) => "completions",
+        }
+    }
+
+    /// Whether `calor accel-info` tells of its last run.
+    pub(crate) fn leaves_a_summary(&self) -> bool {
+        matches!(self, Self::Embed(_) | Self::Search(_) | Self::Warmup(_))
+    }
 }
 
 /// How the answer looks.
@@ -244,6 +282,13 @@ mod tests {
         check("calor embed --device cuda:x x", Err("cuda:0"));
         check("calor embed --precision int8 --check-precision x", Ok(()));
         check("calor embed --precision int4 x", Err("possible values"));
+        check("calor accel-info --format json --reset", Ok(()));
+        check("calor accel-info --socket s --url u", Err("cannot be used with"));
+        check("calor embed x --telemetry t.json --telemetry-names legacy", Ok(()));
+        check("calor embed x --no-telemetry --trace t.json", Err("cannot be used with"));
+        check("calor bench run --suite s.toml --output d", Ok(()));
+        check("calor bench run", Err("required arguments were not provided"));
+        check("calor telemetry migrate f", Ok(()));
         check("calor embd", Err("embed"));
         check("calor search q --corpus c --by e13", Err("e13"));
     }

@@ -1,20 +1,20 @@
-//! `calor bench`: scenarios by name, one JSON document for each run.
+//! `calor bench`: scenarios and arms in this process, suites in many, and what is made of them.
+
+mod arm;
+mod evidence;
+mod scenario;
+mod suite;
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use calor_bench::{BenchError, Child, Context, Revision, Run, SCENARIOS, Size};
-use calor_telemetry::{Counters, Null};
 use clap::{Args, Subcommand};
 
-use crate::answer;
 use crate::arguments::KeepArguments;
-use crate::cache::open_store;
-use crate::devices;
+use crate::devices::Wish;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
-use crate::version::REVISION;
+use crate::recording::Recording;
 
 /// `calor bench`.
 #[derive(Debug, Args)]
@@ -26,128 +26,224 @@ pub(crate) struct BenchArguments {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    /// Name every scenario.
+    /// Name every scenario and arm.
     List {
         /// Answer as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Run one scenario and say what was measured.
-    Run(RunArguments),
+    /// Run a suite in fresh processes and keep everything, or one scenario in this process.
+    #[command(after_help = "\
+Examples:
+  calor bench run --suite bench/suites/cpu.toml --device auto --output DIR --python PYTHON
+  calor bench run embed.minilm.1x32 --checkpoint DIR --json
+
+A run that was stopped goes on where it ended when the same command is given again.")]
+    Run(Box<RunArguments>),
+    /// Run two builds of the command in pairs and say whether one is slower.
+    #[command(after_help = "\
+Example:
+  calor bench compare --base old/calor --head new/calor --suite bench/suites/pair.toml --output DIR
+
+Exit codes: 0 not slower, 1 slower or wrong, 2 the samples do not say.")]
+    Compare(CompareArguments),
+    /// Draw packages: one as its report, several as a dashboard with history.
+    Report(ReportArguments),
+    /// Decide whether packages hold what a file of gates asks for.
+    #[command(after_help = "Exit codes: 0 all hold, 1 one does not, 2 something cannot be told.")]
+    Gate(GateArguments),
+    /// Compute one arm in this process and answer in lines of JSON, as suites ask for it.
+    Arm(ArmArguments),
 }
 
+/// `calor bench run`.
 #[derive(Debug, Args)]
-struct RunArguments {
-    /// Name of the scenario, as `list` gives it.
-    name: String,
-    /// Answer with the whole run as JSON: device, revision, options, raw samples, digest.
+#[command(group = clap::ArgGroup::new("what").required(true).args(["name", "suite"]))]
+pub(crate) struct RunArguments {
+    /// Name of a scenario, as `list` gives it.
+    name: Option<String>,
+    /// File of a suite.
+    #[arg(long, value_name = "FILE")]
+    suite: Option<PathBuf>,
+    #[command(flatten)]
+    suite_options: SuiteArguments,
+    /// Answer with the whole run as JSON.
     #[arg(long)]
     json: bool,
     /// Directory of the checkpoint that embeds.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// A small size that only shows that it runs.
-    #[arg(long)]
+    /// A small size that only shows that a scenario runs.
+    #[arg(long, conflicts_with = "suite")]
     smoke: bool,
     /// Threads that compute; all cores if nothing is said.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Most tokens in one program run.
+    /// Most tokens in one program run of a scenario.
     #[arg(long, default_value_t = 2048)]
     batch_tokens: usize,
     #[command(flatten)]
     keep: KeepArguments,
 }
 
+/// Options of suites.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Suites")]
+pub(crate) struct SuiteArguments {
+    /// Folder of the package; needed with a suite.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Device of our own arms: auto, cpu, cuda, cuda:N; auto is cuda where it is, else cpu.
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    device: String,
+    /// Python with what baselines need.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    python: String,
+    /// Run this case alone. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    case: Vec<String>,
+    /// Run this arm alone; the package says that others were left out. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    arm: Vec<String>,
+    /// Value of a word in the suite's commands. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = word)]
+    word: Vec<(String, String)>,
+    /// Commit of what is measured, where there is no repository to ask; `-dirty` behind it says
+    /// that files differed.
+    #[arg(long, value_name = "COMMIT")]
+    revision: Option<String>,
+    /// Folder that processes start in; the repository's root, so that its paths are found.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    root: PathBuf,
+}
+
+/// `calor bench compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// The command as it was.
+    #[arg(long, value_name = "PROGRAM")]
+    base: PathBuf,
+    /// The command as it is to be.
+    #[arg(long, value_name = "PROGRAM")]
+    head: PathBuf,
+    /// File of a suite; each case's own arm runs.
+    #[arg(long, value_name = "FILE")]
+    suite: PathBuf,
+    /// Pairs of a batch; a change is confirmed by a second one.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pairs: u32,
+    /// File of gates with floors for pairs.
+    #[arg(long, value_name = "FILE")]
+    gates: Option<PathBuf>,
+    /// Threads that compute; all cores if nothing is said.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Directory of the checkpoint that embeds.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Write the table here, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    #[command(flatten)]
+    suite_options: SuiteArguments,
+}
+
+/// `calor bench report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Packages: folders or archives.
+    #[arg(required = true)]
+    packages: Vec<PathBuf>,
+    /// Write the page here.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Write the package as an archive here.
+    #[arg(long, value_name = "FILE")]
+    archive: Option<PathBuf>,
+}
+
+/// `calor bench gate`.
+#[derive(Debug, Args)]
+pub(crate) struct GateArguments {
+    /// Packages: folders or archives.
+    #[arg(required = true)]
+    packages: Vec<PathBuf>,
+    /// File of gates.
+    #[arg(long, value_name = "FILE", default_value = "bench/gate.toml")]
+    gates: PathBuf,
+    /// Write the table here, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Write findings here, as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `calor bench arm`.
+#[derive(Debug, Args)]
+pub(crate) struct ArmArguments {
+    /// Name of the arm, as `list` gives it.
+    name: String,
+    /// How large; what it counts is the arm's.
+    #[arg(long)]
+    size: u64,
+    /// Samples behind warming up.
+    #[arg(long, default_value_t = 20)]
+    samples: u32,
+    /// Device: cpu, cuda or cuda:N.
+    #[arg(long, value_name = "KIND", default_value = "cpu")]
+    device: Wish,
+    /// Threads that compute; all cores if nothing is said.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Directory of the checkpoint that embeds.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Tokens of each text.
+    #[arg(long, default_value_t = 32)]
+    text_tokens: usize,
+    /// Most tokens in one program run.
+    #[arg(long, default_value_t = 2048)]
+    batch_tokens: usize,
+    /// Take events into a ring while samples are taken, as a server does.
+    #[arg(long)]
+    record: bool,
+    #[command(flatten)]
+    keep: KeepArguments,
+}
+
+fn word(text: &str) -> Result<(String, String), NotAWord> {
+    let (name, value) = text.split_once('=').ok_or_else(|| NotAWord { text: text.into() })?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Something that gives no word a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not NAME=VALUE")]
+pub(crate) struct NotAWord {
+    text: String,
+}
+
 /// Runs `calor bench`.
-pub(crate) fn run(arguments: &BenchArguments, environment: &Environment) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    arguments: &BenchArguments,
+    environment: &Environment,
+    recording: &Recording,
+    quiet: bool,
+) -> Result<Exit, Failure> {
     match &arguments.command {
-        BenchCommand::List { json } => list(*json),
-        BenchCommand::Run(arguments) => measure(arguments, environment),
+        BenchCommand::List { json } => scenario::list(*json),
+        BenchCommand::Run(it) => match (&it.name, &it.suite) {
+            (Some(name), _) => scenario::measure(name, it, environment),
+            (None, Some(suite)) => suite::run(suite, it, environment, quiet),
+            (None, None) => Err(Failure::usage("name a scenario, or a suite with `--suite`")),
+        },
+        BenchCommand::Compare(it) => suite::compare(it, environment, quiet),
+        BenchCommand::Report(it) => evidence::report(it),
+        BenchCommand::Gate(it) => evidence::gate(it),
+        BenchCommand::Arm(it) => arm::run(it, environment, recording),
     }
-}
-
-fn list(json: bool) -> Result<Exit, Failure> {
-    if json {
-        let rows: Vec<_> = SCENARIOS
-            .iter()
-            .map(|it| serde_json::json!({ "name": it.name, "about": it.about }))
-            .collect();
-        answer::line(serde_json::Value::from(rows))?;
-        return Ok(Exit::Done);
-    }
-    for scenario in SCENARIOS {
-        answer::line(format_args!("{:<24} {}", scenario.name, scenario.about))?;
-    }
-    Ok(Exit::Done)
-}
-
-fn measure(arguments: &RunArguments, environment: &Environment) -> Result<Exit, Failure> {
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let thread_count = arguments.threads.unwrap_or(cores);
-    let driver = devices::cpu_driver(thread_count);
-    let scratch = tempfile::tempdir()
-        .map_err(|err| Failure::new(Exit::Environment, "no temporary folder").why(err))?;
-    let child = first_vector(arguments, scratch.path())?;
-    let (commit, dirty) = match REVISION.strip_suffix("-dirty") {
-        Some(commit) => (Some(commit.to_owned()), Some(true)),
-        None if REVISION.is_empty() || REVISION == "unknown" => (None, None),
-        None => (Some(REVISION.to_owned()), Some(false)),
-    };
-    let counters = Arc::new(Counters::new());
-    let artifacts = open_store(&arguments.keep, environment, counters, Arc::new(Null))?;
-    let context = Context {
-        driver: &driver,
-        artifacts,
-        size: if arguments.smoke { Size::Smoke } else { Size::Full },
-        checkpoint: arguments.checkpoint.as_deref(),
-        child: child.as_ref(),
-        scratch: scratch.path(),
-        batch_tokens_max: arguments.batch_tokens,
-        thread_count,
-        revision: Revision { commit, dirty },
-    };
-    let run = calor_bench::run(&arguments.name, &context).map_err(failure)?;
-    report(&run, arguments.json)
-}
-
-/// What a fresh process is asked to do: one text through the checkpoint, or through the twelve
-/// models of the default profile where none is named.
-fn first_vector(arguments: &RunArguments, scratch: &Path) -> Result<Option<Child>, Failure> {
-    let program = std::env::current_exe()
-        .map_err(|err| Failure::new(Exit::Environment, "this program is not found").why(err))?;
-    let mut given = ["embed", "a text", "--quiet", "--json"].map(str::to_owned).to_vec();
-    match &arguments.checkpoint {
-        Some(dir) => given.extend(["--checkpoint".to_owned(), dir.display().to_string()]),
-        // Two processes see another time, and the temporal model would too.
-        None => given.extend(["--now", "0", "--reference-time", "0"].map(str::to_owned)),
-    }
-    let keep = &arguments.keep;
-    let paths = keep.cache_dir.iter().map(|it| ("--cache-dir", it));
-    for (flag, path) in paths.chain(keep.cache_layer.iter().map(|it| ("--cache-layer", it))) {
-        given.extend([flag.to_owned(), path.display().to_string()]);
-    }
-    given.extend(["--cache-size".to_owned(), keep.cache_size.to_string()]);
-    let report = scratch.join("first-vector.json");
-    given.extend(["--report".to_owned(), report.display().to_string()]);
-    Ok(Some(Child { program, arguments: given, report: Some(report) }))
-}
-
-fn report(run: &Run, json: bool) -> Result<Exit, Failure> {
-    if json {
-        answer::line(run.to_json())?;
-        return Ok(Exit::Done);
-    }
-    let document = run.to_json();
-    let pretty = serde_json::to_string_pretty(&document).map_err(Failure::internal)?;
-    answer::line(pretty)?;
-    Ok(Exit::Done)
-}
-
-fn failure(err: BenchError) -> Failure {
-    let exit = match err {
-        BenchError::Unknown { .. } | BenchError::Needs { .. } => Exit::Usage,
-        _ => Exit::Environment,
-    };
-    Failure::new(exit, err.to_string()).hint("`calor bench list` names every scenario")
 }

@@ -46,17 +46,17 @@ const CHUNK_BYTES: usize = 4 << 20;
 pub(crate) fn run(
     arguments: &EmbedArguments,
     environment: &Environment,
+    recording: &Recording,
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let target = arguments.output.as_deref().map(OutputFile::reserve).transpose()?;
     let mut items = open_items(&arguments.inputs)?;
-    let recording = Recording::new(&arguments.run);
     let wanted = Wanted::of(arguments, target.as_ref().map(Reserved::format));
     let open = |run: &RunArguments| -> Result<Box<dyn Engine>, Failure> {
         Ok(match &arguments.checkpoint.checkpoint {
-            Some(_) => Box::new(CheckpointEngine::open(arguments, run, environment, &recording)?),
+            Some(_) => Box::new(CheckpointEngine::open(arguments, run, environment, recording)?),
             None => {
-                Box::new(PipelineEngine::open(run, wanted.clone(), environment, &recording, quiet)?)
+                Box::new(PipelineEngine::open(run, wanted.clone(), environment, recording, quiet)?)
             }
         })
     };
@@ -77,9 +77,7 @@ pub(crate) fn run(
         target,
         spinner: ItemSpinner::new(quiet),
     };
-    let result = run.all(&mut items, engine.as_mut(), arguments.inputs.instruction.as_deref());
-    recording.finish()?;
-    result?;
+    run.all(&mut items, engine.as_mut(), arguments.inputs.instruction.as_deref())?;
     let Run { mut report, file, target, spinner, parity, .. } = run;
     drop(spinner);
     if report.item_count() == 0 {

@@ -1,6 +1,7 @@
 //! What the process's surroundings say: read once, passed on as a value.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
 };
@@ -28,7 +29,25 @@ pub(crate) struct Environment {
     pub(crate) cuda_toolkits: Vec<PathBuf>,
     /// `VIRTUAL_ENV` and `CONDA_PREFIX`: wheels may hold CUDA's libraries.
     pub(crate) python_environments: Vec<PathBuf>,
+    /// Variables that decide results or times of what is measured, as they are set.
+    pub(crate) measured: BTreeMap<String, String>,
 }
+
+/// Variables that are kept with measurements.
+static MEASURED: &[&str] = &[
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_PRELOAD",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "RAYON_NUM_THREADS",
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+];
 
 /// Most bytes of one model in the store.
 const MODEL_BYTES_MAX: u64 = 64 << 30;
@@ -73,6 +92,10 @@ impl Environment {
             python_environments: ["VIRTUAL_ENV", "CONDA_PREFIX"]
                 .into_iter()
                 .filter_map(path)
+                .collect(),
+            measured: MEASURED
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), text(name)?)))
                 .collect(),
         }
     }

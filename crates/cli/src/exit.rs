@@ -18,6 +18,10 @@ pub enum Exit {
     Done,
     /// Some items failed; they are listed, and the others are there.
     SomeItems,
+    /// A gate does not hold.
+    Regression,
+    /// A gate cannot be decided.
+    Undecided,
     /// The command line or a configuration cannot be.
     Usage,
     /// What was to be read cannot be.
@@ -35,8 +39,8 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::SomeItems => 1,
-            Self::Usage => 2,
+            Self::SomeItems | Self::Regression => 1,
+            Self::Usage | Self::Undecided => 2,
             Self::Input => 3,
             Self::Environment => 4,
             Self::Internal => 70,

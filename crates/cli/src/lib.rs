@@ -4,6 +4,7 @@
 //! that it learns there is passed down as values.
 #![forbid(unsafe_code)]
 
+mod accel_info;
 mod answer;
 mod arguments;
 mod bench;
@@ -15,6 +16,8 @@ mod environment;
 mod exit;
 pub mod input;
 mod interrupt;
+#[cfg(unix)]
+mod live;
 mod models;
 pub mod output;
 mod plan;
@@ -23,6 +26,7 @@ mod recording;
 mod search;
 mod serve;
 mod settings;
+mod telemetry;
 mod version;
 mod warmup;
 
@@ -32,10 +36,11 @@ use std::{
     process::ExitCode,
 };
 
-use arguments::Command;
+use arguments::{Command, TelemetryArguments};
 use environment::Environment;
 pub use exit::Exit;
 use exit::Failure;
+use recording::Recording;
 
 /// Runs the command with the process's arguments.
 pub fn main() -> ExitCode {
@@ -68,20 +73,55 @@ fn run() -> Result<Exit, Failure> {
     };
     let environment = Environment::read();
     let quiet = arguments.quiet;
-    match arguments.command {
-        Command::Embed(it) => embed::run(&it, &environment, quiet),
-        Command::Search(it) => search::run(&it, &environment, quiet),
-        Command::Models(it) => models::run(&it, &environment, quiet),
-        Command::Cache(it) => cache::run(&it, &environment, quiet),
-        Command::Plan(it) => plan::run(&it, &environment),
-        Command::Serve(it) => match settings {
-            Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),
-            None => serve::run(&it, environment, quiet),
-        },
-        Command::Warmup(it) => warmup::run(&it, &environment, quiet),
-        Command::Bench(it) => bench::run(&it, &environment),
-        Command::Doctor(it) => doctor::run(&it, &environment),
-        Command::Version(it) => version::run(&it),
-        Command::Completions(it) => arguments::print_completions(&it),
+    let recording = Recording::start(&arguments.telemetry, arguments.command.name());
+    let _listening = listen(&arguments.telemetry, &recording)?;
+    let done = match settings {
+        Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),
+        None => dispatch(&arguments.command, &environment, &recording, quiet),
+    };
+    // What happened before a failure is worth as much.
+    let keeps = arguments.command.leaves_a_summary() || arguments.telemetry.names_a_file();
+    let written = if keeps { recording.finish(&environment) } else { Ok(()) };
+    let exit = done?;
+    written?;
+    Ok(exit)
+}
+
+#[cfg(unix)]
+fn listen(
+    wanted: &TelemetryArguments,
+    recording: &Recording,
+) -> Result<Option<live::Listening>, Failure> {
+    wanted.telemetry_socket.as_deref().map(|it| live::listen(it, recording.view())).transpose()
+}
+
+#[cfg(not(unix))]
+fn listen(wanted: &TelemetryArguments, _recording: &Recording) -> Result<Option<()>, Failure> {
+    match wanted.telemetry_socket {
+        None => Ok(None),
+        Some(_) => Err(Failure::usage("this system has no such sockets")),
+    }
+}
+
+fn dispatch(
+    command: &Command,
+    environment: &Environment,
+    recording: &Recording,
+    quiet: bool,
+) -> Result<Exit, Failure> {
+    match command {
+        Command::Embed(it) => embed::run(it, environment, recording, quiet),
+        Command::Search(it) => search::run(it, environment, recording, quiet),
+        Command::Models(it) => models::run(it, environment, quiet),
+        Command::Cache(it) => cache::run(it, environment, quiet),
+        Command::Plan(it) => plan::run(it, environment),
+        Command::Serve(it) => serve::run(it, environment.clone(), recording.clone(), quiet),
+        Command::Warmup(it) => warmup::run(it, environment, recording, quiet),
+        Command::Bench(it) => bench::run(it, environment, recording, quiet),
+        Command::AccelInfo(it) => accel_info::run(it, environment),
+        Command::Telemetry(it) => telemetry::run(&it.command),
+        Command::Doctor(it) => doctor::run(it, environment),
+        Command::Version(it) => version::run(it),
+        Command::Completions(it) => arguments::print_completions(it),
     }
 }

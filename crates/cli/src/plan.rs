@@ -98,7 +98,7 @@ fn embedder(
         return Err(Failure::internal("the defaults of `calor embed` do not parse"));
     };
     defaults.run.keep = arguments.keep.clone();
-    let recording = Recording::new(&defaults.run);
+    let recording = Recording::off();
     let cut = calor_embed::tokenizer::LongTokens::Truncate;
     open_embedder(dir, None, &defaults.run, cut, environment, &recording)
 }

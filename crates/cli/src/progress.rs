@@ -73,6 +73,33 @@ impl Drop for ItemSpinner {
     }
 }
 
+/// How many of at most so many steps are done.
+pub(crate) struct StepBar(ProgressBar);
+
+impl StepBar {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let target = match quiet || !std::io::stderr().is_terminal() {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        bar.set_style(style("  {bar:24} {pos} of at most {len}, {elapsed}  {msg}"));
+        Self(bar)
+    }
+
+    pub(crate) fn show(&self, done: usize, most: usize, text: &str) {
+        self.0.set_length(most as u64);
+        self.0.set_position(done.saturating_sub(1) as u64);
+        self.0.set_message(text.to_owned());
+    }
+}
+
+impl Drop for StepBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -25,19 +25,18 @@ use corpus::{Corpus, Key, Keys};
 pub(crate) fn run(
     arguments: &SearchArguments,
     environment: &Environment,
+    recording: &Recording,
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let run = only_what_is_compared(arguments);
-    let recording = Recording::new(&run);
     // What the corpus is decides nothing about the models; a missing file is known first.
     let source = corpus::Source::open(arguments)?;
     let wanted =
         Wanted { vectors: vec![vector_word(arguments.by)], on_too_long: TooLong::Truncate };
-    let mut engine = PipelineEngine::open(&run, wanted, environment, &recording, quiet)?;
+    let mut engine = PipelineEngine::open(&run, wanted, environment, recording, quiet)?;
     let corpus = source.read(arguments, &mut engine, quiet)?;
     let query = query_key(arguments, &mut engine)?;
     let hits = nearest(&corpus.keys, &query, arguments.top)?;
-    recording.finish()?;
     for (rank, hit) in hits.iter().enumerate() {
         show(arguments, &corpus, rank, hit)?;
     }

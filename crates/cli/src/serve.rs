@@ -24,16 +24,16 @@ use crate::{answer, interrupt};
 pub(crate) fn run(
     arguments: &ServeArguments,
     environment: Environment,
+    recording: Recording,
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let run = &arguments.run;
-    if run.telemetry.is_some() || run.trace.is_some() {
+    if recording.is_for_files() {
         return Err(Failure::usage("a server keeps no events in files")
             .why("it runs for ever, and they would grow for ever")
             .hint("leave out `--telemetry` and `--trace`; counts are at /metrics"));
     }
     let options = options(arguments);
-    let recording = Recording::new(run);
     let counters = recording.counters.clone();
     // Before anything is pulled: a device that is not there ends the command.
     drop(open_build(run, &environment, &recording)?);

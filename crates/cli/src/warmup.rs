@@ -23,10 +23,10 @@ use crate::{answer, cache};
 pub(crate) fn run(
     arguments: &WarmupArguments,
     environment: &Environment,
+    recording: &Recording,
     quiet: bool,
 ) -> Result<Exit, Failure> {
-    let recording = Recording::new(&arguments.run);
-    let build = open_build(&arguments.run, environment, &recording)?;
+    let build = open_build(&arguments.run, environment, recording)?;
     let recipe = Recipe::of(&arguments.run, environment, quiet)?;
     let device = build.signature().clone();
     let core = PipelineCore::unloaded(build, recipe.options(&device))?;
@@ -51,7 +51,6 @@ pub(crate) fn run(
     } else {
         drop(pipeline);
     }
-    recording.finish()?;
     match arguments.json {
         true => answer::line(report_json(&report))?,
         false => print(&report)?,

@@ -324,7 +324,10 @@ fn what_happened_is_recorded() {
     let line = ["embed", "--profile", "random", "x", "--telemetry", "t.jsonl", "--trace", "t.json"];
     check(&calor.run(&line), 0, "fused");
     let read = |name: &str| fs::read_to_string(calor.root.path().join(name)).unwrap();
-    assert!(read("t.jsonl").lines().all(|it| it.contains("calor.telemetry/")));
+    let lines = read("t.jsonl");
+    let (events, last) = lines.trim_end().rsplit_once('\n').unwrap();
+    assert!(events.lines().all(|it| it.contains("calor.telemetry/")));
+    assert!(last.contains("\"schema\":\"calor.run/2.0\""));
     assert!(read("t.jsonl").contains("program_ran"));
     assert!(read("t.json").contains("traceEvents"));
 }

@@ -124,6 +124,8 @@ struct Part {
     branch: usize,
     bucket: [u32; 2],
     plan: Plan,
+    /// Bytes moved and operations of a run, as the plan says.
+    cost: (u64, u64),
     codes: Vec<CodeId>,
     bindings: Vec<Binding>,
     /// First byte of its branch in the arena.
@@ -287,6 +289,7 @@ impl Engine {
                 branch: *branch,
                 bucket: [spec.token_count_max, spec.sequence_count_max],
                 digest: plan.digest(),
+                cost: plan.cost(),
                 plan,
                 codes,
                 bindings,
@@ -354,6 +357,8 @@ impl Engine {
         for (spec, (plan, wall_ns)) in parts.into_iter().zip(made) {
             let plan = plan?;
             self.counters.increment(Plain::Plans);
+            self.counters.add(Plain::PlannedNodes, spec.graph.graph().nodes().len() as u64);
+            self.counters.add(Plain::PlannedSteps, plan.steps.len() as u64);
             self.recorder.record(Event::PlanMade {
                 model: Label::of(spec.label),
                 device: self.device_label,

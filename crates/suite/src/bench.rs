@@ -170,6 +170,11 @@ pub fn measure(
 
 /// Compiled code that is kept in `folder`.
 pub(crate) fn artifacts(folder: &Path) -> Arc<dyn Artifacts> {
+    artifacts_counted(folder, Arc::new(Counters::new()))
+}
+
+/// The same, counted by `counters`.
+pub(crate) fn artifacts_counted(folder: &Path, counters: Arc<Counters>) -> Arc<dyn Artifacts> {
     let options = StoreOptions {
         folder: Some(folder.to_owned()),
         layers: Vec::new(),
@@ -177,7 +182,7 @@ pub(crate) fn artifacts(folder: &Path) -> Arc<dyn Artifacts> {
         memory_bytes_max: MEMORY_BYTES_MAX,
         lock_wait_max: Duration::from_secs(5),
     };
-    Arc::new(ArtifactStore::open(options, Arc::new(Counters::new()), Arc::new(Null)))
+    Arc::new(ArtifactStore::open(options, counters, Arc::new(Null)))
 }
 
 /// Measures every encoder whose name has one of `names` in it, and prints a line for each.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a check ends at the first surprise")]
 
+pub mod arm;
 mod baked;
 pub mod bench;
 mod decoder;

@@ -14,6 +14,9 @@
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
+//! `--run-suite FILE --output DIR` runs a suite of `calor-measure` with this program in it:
+//! `--python PROGRAM` for baselines, `--revision COMMIT` (`-dirty` behind it where files differed).
+//! `--arm NAME --samples COUNT` is one process of it: an encoder that answers in lines of JSON.
 //! `--jobs COUNT` checks run at once. `--golden DIR`, `--cache-dir DIR` and `--libraries DIR` say
 //! where things are; `--eager` captures nothing; `--without-library` leaves cuBLASLt alone,
 //! `--without-hopper` the forms of sm_90a, and `--without-fp8` products in fp8. `--sealed` runs
@@ -34,6 +37,7 @@ use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
+use calor_suite::arm::{self, Request};
 use calor_suite::first;
 use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
@@ -84,6 +88,11 @@ struct Arguments {
     libraries: Vec<PathBuf>,
     weights: Option<PathBuf>,
     make: bool,
+    arm: Option<String>,
+    samples: usize,
+    suite: Option<PathBuf>,
+    output: PathBuf,
+    python: String,
     names: Vec<String>,
 }
 
@@ -91,6 +100,9 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut found = Arguments {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),
+        samples: 50,
+        output: "package".into(),
+        python: "python3".into(),
         models: std::env::temp_dir().join("calor-suite-models"),
         jobs: std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX),
         ..Arguments::default()
@@ -116,6 +128,11 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--precision" => found.precision = Some(next()?),
             "--weights" => found.weights = Some(next()?.into()),
             "--make" => found.make = true,
+            "--arm" => found.arm = Some(next()?),
+            "--samples" => found.samples = next()?.parse()?,
+            "--run-suite" => found.suite = Some(next()?.into()),
+            "--output" => found.output = next()?.into(),
+            "--python" => found.python = next()?,
             "--steps" => found.steps = true,
             "--sealed" => found.sealed = true,
             "--plant" => found.plant = true,
@@ -135,6 +152,10 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
+    if let Some(request) = suite_request(&arguments) {
+        let is_good = request.run(&mut out)?;
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     if let Some(folder) = &arguments.weights {
         weights::make(folder, &arguments.names);
         if arguments.make {
@@ -154,6 +175,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         early_library: arguments.pipeline || arguments.soak.is_some() || arguments.once,
         ..CudaOptions::default()
     };
+    if let Some(name) = &arguments.arm {
+        let driver = CudaDriver::new(options);
+        arm::answer(&driver, name, arguments.samples, &arguments.cache, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
     let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
     if let Some(count) = arguments.first.filter(|_| !arguments.once) {
@@ -190,6 +216,18 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The suite that the command line asks for.
+fn suite_request(arguments: &Arguments) -> Option<Request> {
+    Some(Request {
+        suite: arguments.suite.clone()?,
+        output: arguments.output.clone(),
+        python: arguments.python.clone(),
+        libraries: arguments.libraries.first().cloned(),
+        revision: arguments.revision.clone(),
+        cases: arguments.names.clone(),
+    })
 }
 
 /// Measures what the command line asks for in place of checks, and says whether it asked.

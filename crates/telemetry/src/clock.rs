@@ -1,6 +1,6 @@
 //! The monotonic clock: nanoseconds since the process first asked.
 //!
-//! Not the time of day; nothing that is measured may jump when a machine's clock is set.
+//! Nothing that is measured may jump when a machine's clock is set; the time of day is for labels.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -12,6 +12,14 @@ pub fn now_ns() -> u64 {
     let now = read();
     let since = now.saturating_duration_since(*START.get_or_init(|| now));
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The time of day, in seconds since 1970. For labels and ages; lengths are measured by
+/// [`now_ns`].
+#[expect(clippy::disallowed_methods, reason = "the clock that everything else asks")]
+pub fn unix_s() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |it| it.as_secs())
 }
 
 /// One running measurement.

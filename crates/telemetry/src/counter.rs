@@ -88,6 +88,14 @@ counters! {
         MovedBytes as "calor.moved", Bytes, Total;
         /// Floating-point operations, as plan constants times runs.
         Flops as "calor.flops", Count, Total;
+        /// Writes of inputs to a device.
+        Uploads as "calor.uploads", Count, Total;
+        /// Bytes of inputs written to a device.
+        UploadedBytes as "calor.uploaded", Bytes, Total;
+        /// Reads of results from a device.
+        Downloads as "calor.downloads", Count, Total;
+        /// Bytes of results read from a device.
+        DownloadedBytes as "calor.downloaded", Bytes, Total;
         /// Live tokens that programs computed.
         Tokens as "calor.tokens", Count, Total;
         /// Tokens of padding that programs had room for.
@@ -100,6 +108,10 @@ counters! {
         Truncations as "calor.truncations", Count, Total;
         /// Plans made.
         Plans as "calor.plans", Count, Total;
+        /// Nodes of the graphs that were planned.
+        PlannedNodes as "calor.plans.nodes", Count, Total;
+        /// Steps of the plans made; fewer than nodes by what was fused and folded.
+        PlannedSteps as "calor.plans.steps", Count, Total;
         /// Kernels compiled.
         Compiles as "calor.compiles", Count, Total;
         /// Modules loaded.
@@ -356,7 +368,7 @@ mod tests {
     use super::*;
     use crate::clock::Stopwatch;
 
-    /// Budget in `docs/telemetry.md`, for optimised builds.
+    /// Budget in `docs/telemetry-events.md`, for optimised builds.
     const INCREMENT_NS_MAX: u64 = 20;
 
     #[test]

@@ -1,6 +1,6 @@
 //! The table of events: what can be observed, each field with its meaning, type and name.
 //!
-//! The struct, the schema, the JSON lines and `docs/telemetry.md` come from this table; a
+//! The struct, the schema, the JSON lines and `docs/telemetry-events.md` come from this table; a
 //! field cannot be misspelt at a call site. Adding a field is one line here, and the compiler
 //! then shows each place that builds the event. Not here: where events go (`recorder`).
 //!

@@ -194,7 +194,7 @@ impl fmt::Display for LineFault {
             Self::Envelope(field) => write!(f, "`{field}` is absent or of another type"),
             Self::UnknownEvent(name) => write!(f, "no event is called `{name}`"),
             Self::Field { event, field } => {
-                write!(f, "`{event}` has no usable `{field}`; see docs/telemetry.md")
+                write!(f, "`{event}` has no usable `{field}`; see docs/telemetry-events.md")
             }
         }
     }

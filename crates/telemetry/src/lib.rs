@@ -1,7 +1,8 @@
 //! Typed events, counters and sinks: everything that Calor lets be observed.
 //!
 //! One table each for events ([`event`]) and counters ([`counter`]); sinks, the schema of the
-//! JSON lines, `docs/telemetry.md` and the Prometheus names come from them.
+//! JSON lines and of a run's document ([`run`]), `docs/telemetry-events.md` and the Prometheus text
+//! ([`prometheus`]) come from them.
 //! Not here: deciding what to observe (the callers do), and serving it over a network.
 //!
 //! On the hot path there is one sharded atomic per program run and one fixed-size record in
@@ -14,7 +15,11 @@ pub mod counter;
 pub mod event;
 pub mod jsonl;
 pub mod label;
+pub mod prometheus;
 pub mod recorder;
+pub mod run;
+pub mod schema;
+pub mod tally;
 pub mod thread;
 pub mod trace;
 
@@ -23,3 +28,4 @@ pub use counter::{CacheCount, Change, Counter, Counters, Scope, Snapshot};
 pub use event::{Cache, EntryFlaw, Event, Memory, Origin, Refusal, StorageFault, WarmupStep};
 pub use label::Label;
 pub use recorder::{Log, Null, Record, Recorder, Ring, Tee};
+pub use tally::Tally;

@@ -15,7 +15,7 @@ static LAYERS: &[&[&str]] = &[
     &["calor-runtime"],
     &["calor-weights"],
     &["calor-embed", "calor-train", "calor-array"],
-    &["calor-bench", "calor-server", "calor-cli"],
+    &["calor-measure", "calor-bench", "calor-server", "calor-cli"],
     &["calor-testkit", "calor-suite", "xtask"],
 ];
 

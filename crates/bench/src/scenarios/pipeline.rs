@@ -58,7 +58,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
 }
 
 /// Texts of different lengths, always the same.
-fn inputs(count: usize) -> Result<Vec<ModelInput>, BenchError> {
+pub(crate) fn inputs(count: usize) -> Result<Vec<ModelInput>, BenchError> {
     let sentences = [
         "The river froze over before the first boats could leave the harbour.",
         "fn main() { println!(\"{}\", 6 * 7); }",

@@ -172,12 +172,6 @@ pub(crate) struct RunArguments {
     pub(crate) batch_tokens: usize,
     #[command(flatten)]
     pub(crate) keep: KeepArguments,
-    /// Write events here, as JSON lines.
-    #[arg(long, value_name = "FILE", help_heading = "Machine")]
-    pub(crate) telemetry: Option<PathBuf>,
-    /// Write a timeline here that ui.perfetto.dev opens.
-    #[arg(long, value_name = "FILE", help_heading = "Machine")]
-    pub(crate) trace: Option<PathBuf>,
 }
 
 /// `calor search`.

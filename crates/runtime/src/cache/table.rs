@@ -14,6 +14,8 @@ pub struct CacheRow {
     pub cache: Cache,
     /// The file that owns it; none for a cache that is planned.
     pub owner: Option<&'static str>,
+    /// The decision against it, for one that is not kept.
+    pub rejected: Option<&'static str>,
     /// Where its entries are.
     pub lives: &'static str,
     /// What an entry is found by.
@@ -31,6 +33,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::KernelStructural,
         owner: Some("crates/runtime/src/engine/codes.rs"),
+        rejected: None,
         lives: "memory of one build or session",
         key: "digest of the loop program, source or call, with its choices",
         bound: ("code that a program uses stays; of the rest {}", &[UNUSED_CODE_BYTES_MAX]),
@@ -40,6 +43,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::KernelArtifact,
         owner: Some("crates/runtime/src/cache/store.rs"),
+        rejected: None,
         lives: "memory, a private folder, read-only folders and bundles",
         key: "kind, target, producer with its version, digest of text, entry and options",
         bound: ("{} in the folder, {} in memory", &[DISK_BYTES_MAX, MEMORY_BYTES_MAX]),
@@ -49,6 +53,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::LibraryAlgorithm,
         owner: Some("crates/runtime/src/cache/store.rs"),
+        rejected: None,
         lives: "as kernel_artifact, and in the same folder",
         key: "kind, the device's model, library with its version, digest of the call",
         bound: ("together with kernel_artifact", &[]),
@@ -58,6 +63,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::ConvertedWeights,
         owner: None,
+        rejected: Some("docs/decisions/0018-weights-are-read-not-kept-converted.md"),
         lives: "disk",
         key: "digest of the source, layout version, precision",
         bound: ("-", &[]),
@@ -67,6 +73,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::Program,
         owner: None,
+        rejected: None,
         lives: "memory",
         key: "digests of graph and choices, bucket, precision, device",
         bound: ("-", &[]),
@@ -76,6 +83,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::Bundle,
         owner: Some("crates/runtime/src/cache/bundle.rs"),
+        rejected: None,
         lives: "a file that moves between machines",
         key: "those of its entries",
         bound: ("{} a file", &[BUNDLE_BYTES_MAX]),
@@ -85,6 +93,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::BufferPool,
         owner: Some("crates/runtime/src/pool.rs"),
+        rejected: None,
         lives: "device memory of one build or session",
         key: "size, rounded up to one of seven",
         bound: ("four buffers of each size, {} in all", &[GpuMemoryPool::KEPT_BYTES_MAX]),
@@ -94,6 +103,7 @@ pub static CACHES: &[CacheRow] = &[
     CacheRow {
         cache: Cache::EmbeddingResults,
         owner: Some("crates/embed/src/results.rs"),
+        rejected: None,
         lives: "memory of one server",
         key: "digest of content, instruction, models wanted, revision of the models",
         bound: ("as `--results-cache-mib` says; nothing is kept if it is 0", &[]),

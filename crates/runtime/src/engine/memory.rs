@@ -280,7 +280,14 @@ impl Engine {
         bytes: &[u8],
     ) -> Result<(), RuntimeError> {
         let (buffer, offset) = self.place(program, 0, slot, bytes.len())?;
-        Ok(self.device.memory.write(buffer, offset, bytes)?)
+        self.device.memory.write(buffer, offset, bytes)?;
+        self.uploaded(bytes.len());
+        Ok(())
+    }
+
+    pub(super) fn uploaded(&self, len: usize) {
+        self.counters.increment(Plain::Uploads);
+        self.counters.add(Plain::UploadedBytes, len as u64);
     }
 
     pub(crate) fn read(
@@ -291,7 +298,10 @@ impl Engine {
         out: &mut [u8],
     ) -> Result<(), RuntimeError> {
         let (buffer, offset) = self.place(program, part, slot, out.len())?;
-        Ok(self.device.memory.read(buffer, offset, out)?)
+        self.device.memory.read(buffer, offset, out)?;
+        self.counters.increment(Plain::Downloads);
+        self.counters.add(Plain::DownloadedBytes, out.len() as u64);
+        Ok(())
     }
 
     /// Where the first `len` bytes of a part's buffer lie.

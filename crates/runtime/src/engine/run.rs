@@ -109,6 +109,7 @@ impl Engine {
                 }
                 Binding::Buffer(_) | Binding::Channel(_) | Binding::Gone => {
                     self.device.memory.write(buffer, offset, bytes)?;
+                    self.uploaded(bytes.len());
                 }
             }
         }
@@ -124,6 +125,7 @@ impl Engine {
             let end = start + written.len() as u64;
             if offset < end || end.next_multiple_of(ALIGN_BYTES) != offset {
                 outcome = outcome.and_then(|()| self.device.memory.write(buffer, start, &written));
+                self.uploaded(written.len());
                 written.clear();
                 start = offset;
             }
@@ -131,6 +133,7 @@ impl Engine {
             written.extend_from_slice(bytes);
         }
         outcome = outcome.and_then(|()| self.device.memory.write(buffer, start, &written));
+        self.uploaded(written.len());
         self.written = written;
         Ok(outcome?)
     }
@@ -145,6 +148,8 @@ impl Engine {
             self.counters.add(Plain::Tokens, u64::from(live_tokens));
             self.counters.add(Plain::PaddingTokens, u64::from(tokens - live_tokens));
             self.counters.add(Plain::Kernels, part.plan.steps.len() as u64);
+            self.counters.add(Plain::MovedBytes, part.cost.0);
+            self.counters.add(Plain::Flops, part.cost.1);
             self.recorder.record(Event::ProgramRan {
                 model: part.label,
                 device: self.device_label,

@@ -1,0 +1,327 @@
+//! Suites, packages, gates and telemetry through the command, as users run them.
+//!
+//! Needs nothing but a processor: peers are our own arms once more, and models are tiny.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+struct Place(TempDir);
+
+struct Answer {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calor"));
+        command
+            .args(line)
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("HOME", self.0.path())
+            .env("CALOR_HOME", self.0.path().join("home"))
+            .env("HF_HUB_OFFLINE", "1")
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &[&str]) -> Answer {
+        let Output { status, stdout, stderr } = self.command(line).output().unwrap();
+        Answer {
+            code: status.code().unwrap_or(-1),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        fs::write(self.0.path().join(name), text).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path().join(name)).unwrap()
+    }
+
+    /// A run of [`SUITE`] into `p`.
+    fn package(&self) -> Answer {
+        self.file("suite.toml", SUITE);
+        self.run(&[
+            "bench",
+            "run",
+            "--suite",
+            "suite.toml",
+            "--device",
+            "cpu",
+            "--output",
+            "p",
+            "--revision",
+            "0123456789ab",
+        ])
+    }
+
+    fn checkpoint(&self) {
+        let synth = ["models", "synth", "--profile", "tiny", "--seed", "1", "seeded"];
+        let answer = self.run(&synth);
+        assert_eq!(answer.code, 0, "{}", answer.err);
+    }
+}
+
+const SUITE: &str = r#"
+schema = "calor.suite/1.0"
+name = "tiny"
+about = "our own arm beside itself"
+[rounds]
+cold_count = 1
+count_min = 2
+count_max = 2
+spread_max = 1.0
+timeout_s = 60
+sample_count = 3
+[arms.calor]
+role = "ours"
+command = [
+    "{program}", "bench", "arm", "{case}", "--size", "{size}", "--samples", "{samples}",
+    "--device", "{device}", "--threads", "1", "--cache-dir", "{cache}",
+]
+[arms.again]
+role = "baseline"
+command = [
+    "{program}", "bench", "arm", "{case}", "--size", "{size}", "--samples", "{samples}",
+    "--device", "{device}", "--threads", "1", "--cache-dir", "{cache}",
+]
+[[cases]]
+name = "pooling.mean"
+about = "two sizes"
+size_unit = "rows"
+reference = "again"
+tolerance = 1e-5
+points = [{ size = 64, items = 2 }, { size = 256, items = 8 }]
+"#;
+
+const GATES: &str = "schema = \"calor.gate/1.0\"\n[[exact]]\ncase = \"pooling.mean\"\n\
+                     arm = \"calor\"\ncounter = \"steady.calor.compiles\"\nequals = 0\n";
+
+#[test]
+fn a_suite_becomes_a_package_that_is_gated_and_drawn() {
+    let place = Place::new();
+    let answer = place.package();
+    assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+    assert!(answer.out.contains("over again:"), "{}", answer.out);
+    let manifest: Json = serde_json::from_str(&place.text("p/manifest.json")).unwrap();
+    assert_eq!((&manifest["commit"], &manifest["dirty"]), (&"0123456789ab".into(), &false.into()));
+    // 1 reference, and 1 cold and 2 warm rounds of 2 arms, at 2 sizes.
+    assert_eq!(manifest["sample_count"], 14);
+
+    place.file("gate.toml", GATES);
+    let gate =
+        ["bench", "gate", "p", "--gates", "gate.toml", "--junit", "j.xml", "--markdown", "m.md"];
+    let answer = place.run(&gate);
+    assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+    assert!(place.text("j.xml").contains("pooling.mean") && place.text("m.md").contains("| ok |"));
+    place.file("gate.toml", &GATES.replace("equals = 0", "min = 1"));
+    assert_eq!(place.run(&gate).code, 1);
+    assert!(place.text("j.xml").contains("<failure"));
+    place.file("gate.toml", "schema = \"calor.gate/1.0\"\n");
+    assert_eq!(place.run(&gate).code, 2);
+
+    let report = ["bench", "report", "p", "--output", "r.html", "--archive", "p.zip"];
+    assert_eq!(place.run(&report).code, 0);
+    assert!(place.text("r.html").contains("<svg"));
+    let both = ["bench", "report", "p", "p.zip", "--output", "both.html"];
+    assert_eq!(place.run(&both).code, 0);
+    assert!(place.text("both.html").contains("Measurements over time"));
+
+    fs::remove_file(place.0.path().join("p/raw/pooling.mean.jsonl")).unwrap();
+    let answer = place.run(&gate);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("is refused") && answer.err.contains("missing"), "{}", answer.err);
+}
+
+#[test]
+fn a_suite_whose_arm_fails_is_no_success_and_goes_on_where_it_ended() {
+    let place = Place::new();
+    place
+        .file("suite.toml", &SUITE.replacen("\"{program}\", \"bench\"", "\"false\", \"bench\"", 1));
+    let run = ["bench", "run", "--suite", "suite.toml", "--device", "cpu", "--output", "p"];
+    let answer = place.run(&run);
+    assert_eq!(answer.code, 1, "{}", answer.err);
+    assert!(answer.out.contains("failed") && answer.err.contains("exit status: 1"));
+    let before = place.text("p/raw/pooling.mean.jsonl");
+    assert_eq!(place.run(&run).code, 1);
+    assert_eq!(before, place.text("p/raw/pooling.mean.jsonl"));
+    let other = [&run[..], &["--word", "more=1"]].concat();
+    let answer = place.run(&other);
+    assert_eq!(answer.code, 2);
+    assert!(answer.err.contains("another run"), "{}", answer.err);
+}
+
+#[test]
+fn one_build_in_pairs_with_itself_is_not_slower() {
+    let place = Place::new();
+    place.file("suite.toml", SUITE);
+    let program = env!("CARGO_BIN_EXE_calor");
+    let answer = place.run(&[
+        "bench",
+        "compare",
+        "--base",
+        program,
+        "--head",
+        program,
+        "--suite",
+        "suite.toml",
+        "--pairs",
+        "8",
+        "--output",
+        "p",
+        "--device",
+        "cpu",
+        "--case",
+        "pooling.mean",
+    ]);
+    // A busy machine may keep it from being told; it is no regression.
+    assert!([0, 2].contains(&answer.code), "{} {}{}", answer.code, answer.out, answer.err);
+    assert!(answer.out.contains("pooling.mean at 64"), "{}", answer.out);
+    let answer = place.run(&[
+        "bench",
+        "compare",
+        "--base",
+        program,
+        "--head",
+        "/bin/false",
+        "--suite",
+        "suite.toml",
+        "--pairs",
+        "8",
+        "--output",
+        "q",
+        "--device",
+        "cpu",
+    ]);
+    assert_eq!(answer.code, 1, "{}{}", answer.out, answer.err);
+    assert!(answer.out.contains("FAILED"), "{}", answer.out);
+}
+
+#[test]
+fn the_last_run_is_told_and_forgotten() {
+    let place = Place::new();
+    let info = ["accel-info", "--format", "json", "--reset"];
+    assert_eq!(place.run(&info).code, 3);
+    place.checkpoint();
+    let embed = ["embed", "a text", "--checkpoint", "seeded/all-MiniLM-L6-v2", "--quiet", "--json"];
+    let off = [&embed[..], &["--no-telemetry"]].concat();
+    assert_eq!(place.run(&off).code, 0);
+    assert_eq!(place.run(&info).code, 3, "nothing is left behind when it is switched off");
+    let answer = place.run(&embed);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    let text = place.run(&["accel-info"]);
+    assert!(text.out.contains("programs") && text.out.contains("fusion"), "{}", text.out);
+    let told: Json = serde_json::from_str(&place.run(&info).out).unwrap();
+    assert_eq!((&told["schema_version"], &told["source"]), (&"2.0".into(), &"last-run".into()));
+    assert_eq!(told["run"]["program"], "embed");
+    assert!(0 < told["run"]["counters"]["calor.programs"].as_u64().unwrap());
+    assert!(0 < told["run"]["transfers"]["upload_bytes"].as_u64().unwrap());
+    assert_eq!(told["run"]["compiles"]["after_seal"], 0);
+    assert_eq!(place.run(&info).code, 3);
+}
+
+#[test]
+fn a_file_holds_events_and_the_document_and_is_brought_up() {
+    let place = Place::new();
+    place.checkpoint();
+    let run = |name: &str, more: &[&str]| {
+        let embed = ["embed", "a text", "--checkpoint", "seeded/all-MiniLM-L6-v2", "--quiet"];
+        let answer = place.run(&[&embed[..], &["--telemetry", name], more].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        place.text(name)
+    };
+    let lines = run("t.jsonl", &["--trace", "trace.json"]);
+    let last: Json = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
+    assert_eq!(last["schema"], "calor.run/2.0");
+    assert!(last["environment"]["host"]["cpu"].is_string() && last.get("legacy").is_none());
+    assert!(lines.lines().any(|it| it.contains("\"program_ran\"")));
+    let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
+    assert!(1 < trace["traceEvents"].as_array().unwrap().len());
+    let one: Json = serde_json::from_str(&run("t.json", &["--telemetry-names", "legacy"])).unwrap();
+    assert!(one["legacy"]["upload_bytes"].is_u64());
+
+    let answer = place.run(&["telemetry", "migrate", "t.jsonl", "--output", "u.jsonl"]);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert_eq!(place.text("u.jsonl").lines().count(), lines.lines().count());
+    let golden = include_str!("../../telemetry/golden/run-1.0.json");
+    place.file("old.json", golden);
+    let brought: Json =
+        serde_json::from_str(&place.run(&["telemetry", "migrate", "old.json"]).out).unwrap();
+    assert_eq!((&brought["schema"], &brought["mood"]), (&"calor.run/2.0".into(), &"kept".into()));
+    place.file("new.json", &golden.replace("calor.bench/1.0", "calor.run/9.0"));
+    let answer = place.run(&["telemetry", "migrate", "new.json"]);
+    assert_eq!(answer.code, 3);
+    assert!(answer.err.contains("later than 2"), "{}", answer.err);
+    let schema: Json = serde_json::from_str(&place.run(&["telemetry", "schema"]).out).unwrap();
+    assert_eq!(schema["$id"], "calor:run/2.0");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_running_process_answers_and_starts_anew() {
+    let place = Place::new();
+    place.checkpoint();
+    let socket = place.0.path().join("s");
+    let mut command = place.command(&[
+        "embed",
+        "--input",
+        "-",
+        "--format",
+        "txt",
+        "--checkpoint",
+        "seeded/all-MiniLM-L6-v2",
+        "--quiet",
+        "--json",
+        "--telemetry-socket",
+        "s",
+    ]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // A whole chunk, so that it is embedded before the input ends.
+    for index in 0..128 {
+        writeln!(input, "text {index}").unwrap();
+    }
+    input.flush().unwrap();
+    let ask = |more: &[&str]| {
+        let line = [&["accel-info", "--json", "--socket", "s"][..], more].concat();
+        place.run(&line)
+    };
+    let programs = |answer: &Answer| {
+        let told: Json = serde_json::from_str(&answer.out).unwrap();
+        assert_eq!(told["source"], "socket");
+        told["run"]["counters"]["calor.programs"].as_u64().unwrap()
+    };
+    let mut patience = 200;
+    while !socket.exists() || programs(&ask(&[])) == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        patience -= 1;
+        assert!(0 < patience, "nothing was embedded");
+    }
+    // The chunk may go on while it is asked; afterwards all is quiet.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(0 < programs(&ask(&["--reset"])));
+    assert_eq!(programs(&ask(&[])), 0);
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert!(!socket.exists());
+    assert_eq!(ask(&[]).code, 4);
+}

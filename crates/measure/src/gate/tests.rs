@@ -1,0 +1,151 @@
+//! Gates on made packages: what holds, what fails, what cannot be told, and what is missing.
+
+use std::path::Path;
+
+use super::*;
+use crate::answer::Answer;
+use crate::package::tests::made;
+use crate::record::{Outcome, Sample};
+use crate::summary::summarize;
+
+fn package(change: impl Fn(&mut Answer, &Sample)) -> Package {
+    let place = tempfile::tempdir().unwrap();
+    let mut package = made(&place.path().join("p"), 2, 1);
+    for sample in &mut package.samples {
+        let copy = sample.clone();
+        if let Some(answer) = &mut sample.answer {
+            answer.counters.insert("calor.compiles".into(), 0);
+            answer.counters.insert("hits".into(), 50);
+            answer.counters.insert("misses".into(), 0);
+            change(answer, &copy);
+        }
+    }
+    package.summary = summarize(&package.suite, &package.samples);
+    package
+}
+
+fn gates(text: &str) -> GateFile {
+    let text = format!("schema = \"calor.gate/1.0\"\n{text}");
+    GateFile::parse(Path::new("gate.toml"), &text).unwrap()
+}
+
+#[track_caller]
+fn check(text: &str, package: &Package, want: Holds, found: &str) {
+    let findings = decide(&gates(text), package);
+    let row = &findings.rows[0];
+    assert_eq!(row.holds, want, "{findings}");
+    assert!(row.found.contains(found), "{findings}");
+    assert_eq!(
+        findings.exit_code(),
+        match want {
+            Holds::Yes => 0,
+            Holds::No => 1,
+            Holds::Unknown => 2,
+        }
+    );
+}
+
+const EXACT: &str =
+    "[[exact]]\ncase = \"c\"\narm = \"ours\"\ncounter = \"calor.compiles\"\nequals = 0\n";
+const RATE: &str = "[[rate]]\ncase = \"c\"\narm = \"ours\"\nhits = \"hits\"\nmisses = \"misses\"\n\
+                    min = 0.95\nasked_min = 20\n";
+const SPEED: &str = "[[speed]]\ncase = \"c\"\nbaseline = \"peer\"\narea_min = 1.5\n";
+
+#[test]
+fn counters_are_exact_in_every_process() {
+    check(EXACT, &package(|_, _| ()), Holds::Yes, "0");
+    // One process of twelve compiled something.
+    let one = package(|it, sample| {
+        if sample.round_index == 3 && sample.size == 10 {
+            it.counters.insert("calor.compiles".into(), 1);
+        }
+    });
+    check(EXACT, &one, Holds::No, "0 to 1");
+    let dead = package(|it, _| it.counters.clear());
+    check(EXACT, &dead, Holds::No, "does not count it");
+    check(&EXACT.replace("\"c\"", "\"gone\""), &package(|_, _| ()), Holds::No, "was not run");
+    check(&EXACT.replace("ours", "theirs"), &package(|_, _| ()), Holds::No, "no arm");
+    check(&format!("{EXACT}size = 1\n"), &one, Holds::Yes, "0");
+    check(&format!("{EXACT}size = 10\n"), &one, Holds::No, "0 to 1");
+    check(&format!("{EXACT}size = 11\n"), &one, Holds::No, "nothing");
+    check(&EXACT.replace("equals = 0", "max = 3"), &package(|_, _| ()), Holds::Yes, "0");
+}
+
+#[test]
+fn rates_have_bounds_and_nothing_asked_is_invalid() {
+    check(RATE, &package(|_, _| ()), Holds::Yes, "100.0 % of 600");
+    let set = |hits: i64, misses: i64| {
+        package(move |it, _| {
+            it.counters.insert("hits".into(), hits);
+            it.counters.insert("misses".into(), misses);
+        })
+    };
+    check(RATE, &set(0, 0), Holds::Unknown, "invalid");
+    check(RATE, &set(40, 10), Holds::No, "80.0 %");
+    // All hits, but too few to promise 95 %.
+    check(RATE, &set(2, 0), Holds::Unknown, "100.0 % of 24");
+}
+
+#[test]
+fn floors_hold_the_lower_end() {
+    check(SPEED, &package(|_, _| ()), Holds::Yes, "2.00×");
+    check(&SPEED.replace("1.5", "2.5"), &package(|_, _| ()), Holds::No, "2.00×");
+    check(&SPEED.replace("peer", "nobody"), &package(|_, _| ()), Holds::No, "was not run");
+    let suite = "[[suite]]\nsuite = \"small\"\nbaseline = \"peer\"\narea_min = 1.9\n";
+    check(suite, &package(|_, _| ()), Holds::Yes, "2.00×");
+    let noisy = package(|it, sample| {
+        if sample.arm == "peer" && sample.round_index % 2 == 0 {
+            it.samples_ns.iter_mut().for_each(|it| *it /= 2);
+        }
+    });
+    check(SPEED, &noisy, Holds::Unknown, "×");
+}
+
+#[test]
+fn a_failed_process_fails_the_gates_whatever_they_ask() {
+    let mut package = package(|_, _| ());
+    package.samples[3].outcome = Outcome::WrongValue;
+    package.samples[3].why = Some("another result".into());
+    package.summary = summarize(&package.suite, &package.samples);
+    let findings = decide(&gates(EXACT), &package);
+    let last = findings.rows.last().unwrap();
+    assert!(last.holds == Holds::No && last.found.contains("another result"), "{findings}");
+    // Its curve has no area either.
+    check(SPEED, &package, Holds::No, "undefined");
+}
+
+#[test]
+fn no_gate_at_all_cannot_tell() {
+    check("", &package(|_, _| ()), Holds::Unknown, "has none");
+}
+
+#[test]
+fn gates_that_cannot_fail_are_refused() {
+    for (text, want) in [
+        (EXACT.replace("equals = 0\n", ""), "allows everything"),
+        (RATE.replace("min = 0.95", "min = 1.0"), "cannot"),
+        (RATE.replace("asked_min = 20", "asked_min = 0"), "cannot"),
+        (SPEED.replace("1.5", "0"), "above 0"),
+        ("[[pair]]\neffect_min = 0.0001".into(), "0.005"),
+        ("[[tea]]\n".into(), "tea"),
+    ] {
+        let text = format!("schema = \"calor.gate/1.0\"\n{text}");
+        let err = GateFile::parse(Path::new("gate.toml"), &text).unwrap_err().to_string();
+        assert!(err.contains(want), "{err}");
+    }
+}
+
+#[test]
+fn findings_read_well_everywhere() {
+    let one = decide(&gates(&format!("{EXACT}{SPEED}")), &package(|_, _| ()));
+    let table = one.to_string();
+    assert!(table.contains("ok") && table.contains("2 hold, 0 failed"), "{table}");
+    assert!(one.markdown().contains("| ok | c, ours: calor.compiles | exactly 0 | 0 | exact |"));
+    let two = decide(&gates(&SPEED.replace("1.5", "3")), &package(|_, _| ()));
+    let junit = two.junit().unwrap();
+    assert!(junit.contains("<failure") && junit.contains("speed: c over peer"), "{junit}");
+    let mut odd = two;
+    odd.rows[0].found = "a | b <b>\n\u{0}".into();
+    assert!(odd.markdown().contains("a \\| b &lt;b>"));
+    assert!(!odd.junit().unwrap().contains("<b>"));
+}

@@ -1,0 +1,308 @@
+//! Builds of the command and what is measured with them: gates, pairs, null comparisons, nights.
+//!
+//! Everything is done by `calor bench`; what is here builds the sides and names the files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::repository::{cargo, root};
+
+/// The suite of exact gates.
+const SMOKE: &str = "bench/suites/smoke.toml";
+/// The suite of pairs.
+const PAIR: &str = "bench/suites/pair.toml";
+/// What packages must show.
+const GATES: &str = "bench/gate.toml";
+
+/// Builds `calor` in `folder` with its output in `target`, and copies it to `to`.
+pub(crate) fn build(folder: &Path, target: &Path, to: &Path, release: bool) -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.args(["build", "--locked", "-p", "calor-cli", "--bin", "calor"]);
+    if release {
+        command.arg("--release");
+    }
+    let status = command
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_INCREMENTAL", "0")
+        .status()
+        .context("cargo does not start")?;
+    ensure!(status.success(), "calor does not build in {}", folder.display());
+    let profile = if release { "release" } else { "debug" };
+    fs::create_dir_all(to.parent().context("a program lies in a folder")?)?;
+    // Beside its place first: a program that runs cannot be written over.
+    let beside = to.with_extension("new");
+    fs::copy(target.join(profile).join("calor"), &beside)?;
+    fs::rename(&beside, to)?;
+    Ok(())
+}
+
+/// A copy of the repository at `revision` in `to`, made anew.
+pub(crate) fn checkout(revision: &str, to: &Path) -> Result<()> {
+    let repository = root()?;
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir_all(to)?;
+    // An archive is a copy without a history: nothing that is done in it reaches the repository.
+    let mut archive = Command::new("git")
+        .args(["archive", revision])
+        .current_dir(&repository)
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let pipe = archive.stdout.take().context("git has no output")?;
+    let unpacked = Command::new("tar").arg("-x").current_dir(to).stdin(pipe).status()?;
+    ensure!(archive.wait()?.success(), "git cannot archive `{revision}`");
+    ensure!(unpacked.success(), "tar cannot unpack `{revision}`");
+    Ok(())
+}
+
+/// What a measurement said: the exit code of `calor bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// All holds.
+    Holds,
+    /// A regression, a wrong result or a failure.
+    Fails,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Said {
+    fn of(code: Option<i32>) -> Result<Self> {
+        match code {
+            Some(0) => Ok(Self::Holds),
+            Some(1) => Ok(Self::Fails),
+            Some(2) => Ok(Self::Unknown),
+            // A program that breaks is no answer, and never a good one.
+            other => bail!("calor bench ended with {other:?}"),
+        }
+    }
+}
+
+/// The Python that baselines run in.
+#[expect(clippy::disallowed_methods, reason = "a task is told its surroundings this way")]
+fn python() -> String {
+    std::env::var("CALOR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is no text", path.display()))
+}
+
+/// The suite `smoke` with `program`, into `output`, and its gates.
+pub(crate) fn gates(program: &Path, output: &Path) -> Result<Said> {
+    if output.exists() {
+        fs::remove_dir_all(output)?;
+    }
+    let (place, python) = (text(output)?, python());
+    let run = ["bench", "run", "--suite", SMOKE, "--device", "cpu", "--quiet"];
+    let run = [&run[..], &["--output", place, "--python", &python]].concat();
+    let root = root()?;
+    let measured = Command::new(program).args(&run).current_dir(&root).status()?;
+    // A failed process is in the package, and the gates name it.
+    ensure!(matches!(measured.code(), Some(0 | 1)), "the suite ended with {:?}", measured.code());
+    let xml = output.with_extension("xml");
+    let markdown = output.with_extension("md");
+    let gate = ["bench", "gate", place, "--gates", GATES, "--junit", text(&xml)?];
+    let gate = [&gate[..], &["--markdown", text(&markdown)?]].concat();
+    Said::of(Command::new(program).args(&gate).current_dir(&root).status()?.code())
+}
+
+/// Two programs in pairs, into `output`.
+pub(crate) fn pairs(
+    base: &Path,
+    head: &Path,
+    pairs: u32,
+    cases: &[&str],
+    output: &Path,
+) -> Result<Said> {
+    if output.exists() {
+        fs::remove_dir_all(output)?;
+    }
+    let (pairs, markdown) = (pairs.to_string(), output.with_extension("md"));
+    let mut line = vec!["bench", "compare", "--base", text(base)?, "--head", text(head)?];
+    line.extend(["--suite", PAIR, "--gates", GATES, "--device", "cpu", "--quiet"]);
+    line.extend(["--pairs", &pairs, "--output", text(output)?, "--markdown", text(&markdown)?]);
+    line.extend(cases.iter().flat_map(|it| ["--case", *it]));
+    Said::of(Command::new(head).args(&line).current_dir(root()?).status()?.code())
+}
+
+/// `cargo xtask gates`: builds the command, and decides the exact gates.
+pub(crate) fn gates_command() -> Result<bool> {
+    let target = root()?.join("target");
+    let program = target.join("measured/head/calor");
+    build(&root()?, &target, &program, false)?;
+    Ok(gates(&program, &target.join("measured/smoke"))? == Said::Holds)
+}
+
+/// `cargo xtask pairs`: the command as it is beside the one of a base revision. What cannot be
+/// told is shown and does not fail.
+pub(crate) fn pairs_command(base: &str, count: u32) -> Result<bool> {
+    let root = root()?;
+    let target = root.join("target");
+    let measured = target.join("measured");
+    let base = git(&["rev-parse", &format!("{base}^{{commit}}")])?;
+    let programs = [measured.join(format!("base/{base}/calor")), measured.join("head/calor")];
+    if !programs[0].is_file() {
+        let source = measured.join("base/source");
+        checkout(&base, &source)?;
+        // One build for each base: earlier ones are of no use any more.
+        build(&source, &measured.join("base/target"), &programs[0], false)?;
+    }
+    build(&root, &target, &programs[1], false)?;
+    if !knows_arms(&programs[0])? {
+        println!("pairs: the base cannot be measured, it has no `bench arm` yet");
+        return Ok(true);
+    }
+    let said = pairs(&programs[0], &programs[1], count, &[], &measured.join("pairs"))?;
+    if said == Said::Unknown {
+        println!("pairs: something cannot be told; shown, not failing");
+    }
+    Ok(said != Said::Fails)
+}
+
+fn knows_arms(program: &Path) -> Result<bool> {
+    let out = Command::new(program).args(["bench", "arm", "--help"]).output()?;
+    Ok(out.status.success())
+}
+
+/// The revision that a change is compared with: where it left `main`, else the one before.
+pub(crate) fn base_revision() -> Result<String> {
+    let left = ["origin/main", "main"].iter().find_map(|it| git(&["merge-base", "HEAD", it]).ok());
+    let head = git(&["rev-parse", "HEAD"])?;
+    match left.filter(|it| *it != head) {
+        Some(base) => Ok(base),
+        None => git(&["rev-parse", "HEAD~1"]),
+    }
+}
+
+pub(crate) fn git(arguments: &[&str]) -> Result<String> {
+    let out = Command::new("git").args(arguments).current_dir(root()?).output()?;
+    ensure!(out.status.success(), "git {arguments:?} fails");
+    Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+}
+
+/// `cargo xtask nulls`: one build in pairs with itself, again and again: a real run that says how
+/// often the rule cries wolf. Goes on until `count` comparisons are made, and prints each.
+pub(crate) fn nulls_command(count: u32, pairs_of: u32) -> Result<bool> {
+    let root = root()?;
+    let target = root.join("target");
+    let program = target.join("measured/head/calor");
+    build(&root, &target, &program, false)?;
+    let (mut alarms, mut unknown) = (0, 0);
+    for index in 0..count {
+        let output = target.join("measured/null");
+        let said = pairs(&program, &program, pairs_of, &["machine.flops"], &output)?;
+        let verdict = verdict_of(&output.with_extension("md"))?;
+        alarms += u32::from(said == Said::Fails || verdict == "faster");
+        unknown += u32::from(said == Said::Unknown);
+        println!("null {} of {count}: {verdict}; {alarms} alarms", index + 1);
+    }
+    println!("nulls: {alarms} alarms in {count} comparisons, {unknown} could not be told");
+    Ok(u64::from(alarms) * 20 <= u64::from(count))
+}
+
+/// The first verdict of a table.
+fn verdict_of(markdown: &Path) -> Result<String> {
+    let text = fs::read_to_string(markdown)?;
+    let words = ["slower", "faster", "same", "unproven", "contaminated", "invalid"];
+    let found = words.iter().filter_map(|it| Some((text.find(&format!("| {it}:"))?, *it))).min();
+    Ok(found.map_or("no verdict", |it| it.1).to_owned())
+}
+
+/// What a night is given.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Night {
+    pub(crate) suite: PathBuf,
+    pub(crate) device: String,
+    pub(crate) output: PathBuf,
+    /// Packages of earlier nights.
+    pub(crate) history: Option<PathBuf>,
+}
+
+/// `cargo xtask nightly`: suite, package, gates, status, dashboard.
+pub(crate) fn nightly(night: &Night) -> Result<bool> {
+    let root = root()?;
+    let target = root.join("target");
+    let program = target.join("measured/night/calor");
+    build(&root, &target, &program, true)?;
+    let package = night.output.join("package");
+    let python = python();
+    let run = ["bench", "run", "--suite", text(&night.suite)?, "--device", &night.device];
+    let run = [&run[..], &["--output", text(&package)?, "--python", &python]].concat();
+    let measured = Command::new(&program).args(&run).current_dir(&root).status()?;
+    ensure!(matches!(measured.code(), Some(0 | 1)), "the suite ended with {:?}", measured.code());
+    let [markdown, xml] = ["gate.md", "gate.xml"].map(|it| night.output.join(it));
+    let gate = ["bench", "gate", text(&package)?, "--gates", GATES, "--junit", text(&xml)?];
+    let gate = [&gate[..], &["--markdown", text(&markdown)?]].concat();
+    let said = Said::of(Command::new(&program).args(&gate).current_dir(&root).status()?.code())?;
+    let status = serde_json::json!({
+        "schema": "calor.night/1.0",
+        "commit": git(&["rev-parse", "HEAD"])?,
+        "state": match said {
+            Said::Holds => "success",
+            Said::Fails => "failure",
+            Said::Unknown => "error",
+        },
+        "description": first_line(&markdown)?,
+    });
+    fs::write(night.output.join("status.json"), format!("{status:#}\n"))?;
+    let mut packages = vec![text(&package)?.to_owned()];
+    if let Some(folder) = &night.history {
+        packages.extend(earlier(folder)?);
+    }
+    let archive = night.output.join("package.zip");
+    let report = ["bench", "report", &packages[0], "--output"];
+    let page = night.output.join("report.html");
+    let report = [&report[..], &[text(&page)?, "--archive", text(&archive)?]].concat();
+    ensure!(Command::new(&program).args(&report).status()?.success(), "the report is not drawn");
+    if 1 < packages.len() {
+        let page = night.output.join("dashboard.html");
+        let mut line = vec!["bench".to_owned(), "report".to_owned()];
+        line.extend(packages);
+        line.extend(["--output".to_owned(), text(&page)?.to_owned()]);
+        ensure!(Command::new(&program).args(&line).status()?.success(), "no dashboard is drawn");
+    }
+    println!("nightly: {said:?}, in {}", night.output.display());
+    Ok(said == Said::Holds)
+}
+
+fn first_line(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path)?;
+    Ok(text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("# ")
+        .trim_matches('#')
+        .trim()
+        .into())
+}
+
+/// Packages in a folder, by name.
+fn earlier(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_archive = path.extension().is_some_and(|it| it == "zip");
+        if is_archive || path.join("manifest.json").is_file() {
+            found.push(text(&path)?.to_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn exits_are_told_apart() {
+    assert_eq!(Said::of(Some(0)).unwrap(), Said::Holds);
+    assert_eq!(Said::of(Some(1)).unwrap(), Said::Fails);
+    assert_eq!(Said::of(Some(2)).unwrap(), Said::Unknown);
+    for broken in [Some(70), Some(3), None] {
+        assert!(Said::of(broken).is_err());
+    }
+}
