@@ -139,6 +139,7 @@ impl Job<'_> {
             "kind": if self.is_pair { "pair" } else { "suite" },
             "words": self.told_words(),
             "arms": self.arms,
+            "cases": self.cases,
             "revision": self.revision,
             "fingerprint": self.environment["fingerprint"],
             "started_s": clock::unix_s(),
