@@ -3,8 +3,12 @@
 //!
 //! Holds values and the slot rule. Knows nothing about how a vector was computed.
 
+mod norms;
+
 use crate::error::{EmbeddingError, EmbeddingResult, FormatFault};
 use crate::model_id::{CONCATENATED_LEN, FUSED_LEN, MODEL_COUNT, ModelId};
+use norms::scale_to_norm;
+pub use norms::{cosine, l2_norm, normalize_l2};
 
 /// Below this norm a vector has no direction and stays, or becomes, zero.
 pub const NORM_MIN: f64 = 1e-8;
@@ -83,39 +87,6 @@ impl ModelEmbedding {
         require_len("the other embedding", self.vector.len(), other.vector.len())?;
         Ok(cosine(&self.vector, &other.vector))
     }
-}
-
-/// Euclidean norm, summed in f64.
-pub fn l2_norm(vector: &[f32]) -> f64 {
-    // Sums beside each other, so that they need not wait for one another.
-    let (whole, rest) = vector.as_chunks::<8>();
-    let mut sums = [0.0_f64; 8];
-    for chunk in whole {
-        for (sum, it) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(*it) * f64::from(*it);
-        }
-    }
-    let rest: f64 = rest.iter().map(|it| f64::from(*it).powi(2)).sum();
-    (sums.iter().sum::<f64>() + rest).sqrt()
-}
-
-/// Scales to norm 1; below [`NORM_MIN`] the vector becomes zero.
-pub fn normalize_l2(vector: &mut [f32]) {
-    scale_to_norm(vector, 1.0);
-}
-
-/// Cosine of two vectors of one length, in f64; 0 where one has no direction.
-///
-/// # Panics
-/// When the lengths differ: that is a bug in the caller.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-
-    let norms = l2_norm(a) * l2_norm(b);
-    if norms < NORM_MIN * NORM_MIN {
-        return 0.0;
-    }
-    a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>() / norms
 }
 
 /// How one slot is brought to scale before concatenation.
@@ -705,18 +676,6 @@ pub(crate) fn require_len(
         Ok(())
     } else {
         Err(EmbeddingError::DimensionMismatch { what, want_len, got_len })
-    }
-}
-
-fn scale_to_norm(vector: &mut [f32], norm: f64) {
-    let now = l2_norm(vector);
-    if now < NORM_MIN {
-        vector.fill(0.0);
-        return;
-    }
-    let factor = norm / now;
-    for it in vector {
-        *it = (f64::from(*it) * factor) as f32;
     }
 }
 

@@ -230,8 +230,8 @@ pub enum EmbeddingError {
     },
     /// A model whose vectors in a precision are too far from those in f32.
     #[error(
-        "{model} in {precision} has a cosine of {cosine:.4} to itself in f32, where {want} is asked \
-         for; use bf16 or f32"
+        "{model} in {precision} has a cosine of {cosine:.4} to itself in f32, where {want} is \
+         asked for; use bf16 or f32"
     )]
     PrecisionTooFar {
         /// The model's name.

@@ -4,7 +4,8 @@
 //! an encoder. Exits with 1 when a check fails.
 //!
 //! `--bench` measures encoders in place of checks, with `--json FILE` for every sample and
-//! `--revision COMMIT` to be kept with them; `--steps` says which steps take the time.
+//! `--revision COMMIT` to be kept with them, as `git describe --always --dirty` says it; `--steps`
+//! says which steps take the time.
 //! `--pipeline` measures the pipeline of twelve models at published size; `--soak COUNT` sends so
 //! many requests through it, and `--requests COUNT` through MiniLM alone; `--first COUNT` starts
 //! that many processes and compares their first calls with later ones. `--models DIR` says where
@@ -322,6 +323,7 @@ fn head(signature: &Signature, arguments: &Arguments) -> std::io::Result<serde_j
         signature.versions.iter().map(|(name, it)| (name.clone(), it.as_str().into())).collect();
     Ok(serde_json::json!({
         "schema": "calor.encoders/1.0", "revision": arguments.revision,
+        "dirty": arguments.revision.is_empty() || arguments.revision.ends_with("-dirty"),
         "program_blake3": program.to_string(), "model": signature.model,
         "arch": signature.arch, "versions": versions, "eager": arguments.eager,
         "without_library": arguments.without_library,

@@ -81,6 +81,46 @@ fn vector(result: EmbeddingResult<Embedded>) -> Outcome<Vec<f32>> {
     }
 }
 
+/// What was sent, and results that are to be compared.
+#[derive(Default)]
+struct Sent {
+    request_count: usize,
+    call_count: u64,
+    token_count: u64,
+    samples: Vec<(EmbedItem, Vec<f32>)>,
+}
+
+/// Sends `count` requests of random length.
+fn send(embedder: &mut CheckpointEmbedder, count: usize) -> Outcome<Sent> {
+    let (end, mut numbers) = (embedder.vocab_count() as u64, Numbers(3));
+    let mut sent = Sent::default();
+    while sent.request_count < count {
+        let items = (1 + numbers.below(ITEM_COUNT_MAX)).min((count - sent.request_count) as u64);
+        let mut batch = Vec::with_capacity(items as usize);
+        for _ in 0..items {
+            let len = 1 + numbers.below(TOKEN_COUNT_MAX);
+            sent.token_count += len;
+            batch.push(EmbedItem::Ids(numbers.ids(len, FIRST_PLAIN_ID, end)));
+        }
+        let results = embedder.embed(&batch)?;
+        let is_sampled = sent.samples.len() * (count / COMPARED_COUNT).max(1) <= sent.request_count;
+        for (at, (item, result)) in batch.into_iter().zip(results).enumerate() {
+            let vector = vector(result)?;
+            let length: f32 = vector.iter().map(|it| it * it).sum();
+            if (length - 1.0).abs() > 1e-3 {
+                let request = sent.request_count + at;
+                return Err(format!("request {request} has a vector of length {length}").into());
+            }
+            if is_sampled && at == 0 {
+                sent.samples.push((item, vector));
+            }
+        }
+        sent.request_count += items as usize;
+        sent.call_count += 1;
+    }
+    Ok(sent)
+}
+
 /// Sends `count` requests of random length through the checkpoint in `dir`, sealed. Every
 /// `count / 100`th result is compared with the same ids in f32 on `exact`, a driver that captures
 /// nothing.
@@ -101,50 +141,24 @@ pub fn requests(
         open(driver, dir, InferencePrecision::BF16, &kept, &counters)?.warm()?;
     let mut reference =
         open(exact, dir, InferencePrecision::FP32, &kept, &Arc::new(Counters::new()))?;
-    let end = embedder.vocab_count() as u64;
-    let mut numbers = Numbers(3);
     let (before, memory) = (counters.snapshot(), embedder.programs().memory());
     let resident = resident_bytes();
     let watch = Stopwatch::start();
-    let (mut done, mut calls, mut tokens, mut worst) = (0, 0_u64, 0_u64, 1.0_f64);
-    let mut samples: Vec<(EmbedItem, Vec<f32>)> = Vec::with_capacity(COMPARED_COUNT + 1);
-    while done < count {
-        let items = (1 + numbers.below(ITEM_COUNT_MAX)).min((count - done) as u64);
-        let batch: Vec<EmbedItem> = (0..items)
-            .map(|_| {
-                let len = 1 + numbers.below(TOKEN_COUNT_MAX);
-                tokens += len;
-                EmbedItem::Ids(numbers.ids(len, FIRST_PLAIN_ID, end))
-            })
-            .collect();
-        let results = embedder.embed(&batch)?;
-        let is_sampled = samples.len() * (count / COMPARED_COUNT).max(1) <= done;
-        for (at, (item, result)) in batch.into_iter().zip(results).enumerate() {
-            let vector = vector(result)?;
-            let length: f32 = vector.iter().map(|it| it * it).sum();
-            if (length - 1.0).abs() > 1e-3 {
-                return Err(format!("request {} has a vector of length {length}", done + at).into());
-            }
-            if is_sampled && at == 0 {
-                samples.push((item, vector));
-            }
-        }
-        done += items as usize;
-        calls += 1;
-    }
+    let Sent { request_count, call_count, token_count, samples } = send(&mut embedder, count)?;
     let seconds = watch.elapsed_ns() as f64 / 1e9;
     let change = counters.snapshot().since(&before);
     let resident_after = resident_bytes();
+    let mut worst = 1.0_f64;
     for (item, vector) in &samples {
         let want = self::vector(reference.embed(std::slice::from_ref(item))?.remove(0))?;
         worst = worst.min(cosine(vector, &want));
     }
     writeln!(
         out,
-        "{done} requests of {tokens} tokens in {calls} calls, {seconds:.1} s, {:.0} tokens/s; ready \
-         in {:.0} ms; {} compared with f32 step by step, worst cosine {worst:.6}; resident memory \
-         {} to {} MiB; since the seal: {:?}",
-        tokens as f64 / seconds,
+        "{request_count} requests of {token_count} tokens in {call_count} calls, {seconds:.1} s, \
+         {:.0} tokens/s; ready in {:.0} ms; {} compared with f32 step by step, worst cosine \
+         {worst:.6}; resident memory {} to {} MiB; since the seal: {:?}",
+        token_count as f64 / seconds,
         ready.wall_ns as f64 / 1e6,
         samples.len(),
         resident >> 20,

@@ -168,7 +168,7 @@ fn has_samples(document: &Json) -> bool {
     match document {
         Json::Object(map) => map.iter().any(|(name, value)| {
             let is_list = value.as_array().is_some_and(|it| !it.is_empty());
-            (is_list && matches!(name.as_str(), "samples" | "samples_ns" | "runs_ns"))
+            (is_list && matches!(name.as_str(), "samples" | "samples_ns" | "runs_ns" | "run_ns"))
                 || has_samples(value)
         }),
         Json::Array(list) => list.iter().any(has_samples),

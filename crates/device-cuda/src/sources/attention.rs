@@ -1,5 +1,5 @@
-//! Interval attention: one row by one where they are few, on tensor cores where types, head size and strides allow, else in f32
-//! arithmetic.
+//! Interval attention: one row by one where they are few, on tensor cores where types, head size
+//! and strides allow, else in f32 arithmetic.
 //!
 //! Parameters: those of the CPU's source of the same name, then `dtype`, `rows` (most query rows)
 //! and `cores` (whether the claim has seen that tensor cores can be used).
