@@ -92,7 +92,14 @@ fn run(arguments: &[&str]) -> Result<bool> {
         ["pairs", options @ ..] => {
             let base = match option(options, "--base")? {
                 Some(base) => base.to_owned(),
-                None => measures::base_revision()?,
+                None => match measures::base_revision() {
+                    Ok(base) => base,
+                    Err(why) => {
+                        // A copy without history, or a first commit.
+                        println!("pairs: there is no base here to compare with: {why:#}");
+                        return Ok(true);
+                    }
+                },
             };
             measures::pairs_command(&base, number(options, "--pairs", 10)?)
         }
