@@ -33,7 +33,7 @@ use batch::{Draft, Item};
 use forms::Forms;
 pub use forms::GroupTimes;
 pub use warm::ReadyReport;
-pub(crate) use warm::{CHECK_TEXTS, same};
+pub(crate) use warm::{CHECK_TEXTS, check_buckets};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;

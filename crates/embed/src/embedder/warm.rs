@@ -9,8 +9,8 @@ use super::{CheckpointEmbedder, EmbedItem};
 use crate::error::EmbeddingResult;
 use crate::image_tower::ImageTower;
 use crate::packing::{Bucket, PackItem};
-use crate::pipeline::{CHECK_TEXTS, ReadyReport, same};
-use crate::tower::{TowerOutput, device_error};
+use crate::pipeline::{CHECK_TEXTS, ReadyReport, check_buckets};
+use crate::tower::device_error;
 
 /// Which program a graph is of.
 enum Place {
@@ -99,21 +99,9 @@ impl CheckpointEmbedder {
             .iter()
             .map(|it| PackItem { ids: &it.ids, attended_len: it.attended_len, keep: None })
             .collect();
-        let token_count = items.iter().map(|it| it.ids.len()).sum();
-        let want = self.options.precision.cosine_min();
         let Self { programs, text, image, .. } = self;
         if let Some(tower) = text {
-            let mut smallest: Option<Vec<TowerOutput>> = None;
-            for bucket in tower.ladder().to_vec() {
-                if bucket.token_count < token_count || bucket.sequence_count < items.len() {
-                    continue;
-                }
-                let got = tower.run_in(programs, bucket, &items)?;
-                match &smallest {
-                    None => smallest = Some(got),
-                    Some(wanted) => same(&tower.spec().label, bucket, &got, wanted, want)?,
-                }
-            }
+            check_buckets(tower, programs, &items)?;
         }
         match image {
             Some(tower) => tower.check(programs),

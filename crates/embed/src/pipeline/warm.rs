@@ -13,8 +13,9 @@ use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
 use crate::image_tower::ImageTower;
 use crate::input::{ModelInput, Role};
 use crate::packing::{Bucket, PackItem};
+use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText};
-use crate::tower::{TextSlots, TowerOutput, device_error};
+use crate::tower::{TextSlots, TextTower, TowerOutput, device_error};
 
 /// What every bucket is run with: what it says does not matter.
 pub(crate) const CHECK_TEXTS: [&str; 2] =
@@ -259,19 +260,7 @@ impl PipelineCore {
             let prepared = texts.iter().map(|it| model.prepare(it));
             let prepared = prepared.collect::<EmbeddingResult<Vec<_>>>()?;
             let items: Vec<PackItem<'_>> = prepared.iter().map(|it| it.item()).collect();
-            let token_count = items.iter().map(|it| it.ids.len()).sum();
-            let tower = model.tower_mut();
-            let mut smallest: Option<Vec<TowerOutput>> = None;
-            for bucket in tower.ladder().to_vec() {
-                if bucket.token_count < token_count || bucket.sequence_count < items.len() {
-                    continue;
-                }
-                let got = tower.run_in(programs, bucket, &items)?;
-                match &smallest {
-                    None => smallest = Some(got),
-                    Some(wanted) => same(&tower.spec().label, bucket, &got, wanted, want)?,
-                }
-            }
+            check_buckets(model.tower_mut(), programs, &items)?;
         }
         self.check_images()?;
         self.check_forms(want)
@@ -371,7 +360,29 @@ fn longest(neural: &[NeuralModel]) -> usize {
     (0..neural.len()).max_by_key(|it| weights(&neural[*it])).unwrap_or(0)
 }
 
-pub(crate) fn same(
+/// Runs items in every bucket of a tower that holds them; each must give what the smallest gives.
+pub(crate) fn check_buckets(
+    tower: &mut TextTower,
+    programs: &mut Programs,
+    items: &[PackItem<'_>],
+) -> EmbeddingResult<()> {
+    let want = tower.spec().precision.cosine_min();
+    let token_count: usize = items.iter().map(|it| it.ids.len()).sum();
+    let mut smallest: Option<Vec<TowerOutput>> = None;
+    for bucket in tower.ladder().to_vec() {
+        if bucket.token_count < token_count || bucket.sequence_count < items.len() {
+            continue;
+        }
+        let got = tower.run_in(programs, bucket, items)?;
+        match &smallest {
+            None => smallest = Some(got),
+            Some(wanted) => same(&tower.spec().label, bucket, &got, wanted, want)?,
+        }
+    }
+    Ok(())
+}
+
+fn same(
     model: &str,
     bucket: Bucket,
     got: &[TowerOutput],
