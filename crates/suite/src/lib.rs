@@ -8,6 +8,7 @@ pub mod bench;
 mod decoder;
 pub mod first;
 mod golden;
+pub mod growth;
 mod large;
 mod nf4;
 mod outside;

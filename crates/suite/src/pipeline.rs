@@ -89,13 +89,13 @@ impl PipelineFiles {
         })
     }
 
-    fn options(&self) -> PipelineOptions {
+    fn options(&self, models: Vec<ModelId>) -> PipelineOptions {
         let path = |name: &str| self.models.join(name);
         let checkpoints: HashMap<String, PathBuf> =
             PUBLISHED.iter().map(|it| (it.name.into(), path(it.name))).collect();
         PipelineOptions {
             profile: self.profile,
-            models: ModelId::iter().collect(),
+            models,
             checkpoints,
             fusion_file: path("fusion.safetensors"),
             projection_file: Some(path("projection-sparse.safetensors")),
@@ -115,6 +115,14 @@ impl PipelineFiles {
     /// # Errors
     /// What opening and warming say.
     pub fn warm(&self, driver: &dyn Driver) -> Outcome<(PipelineCore, Json)> {
+        self.warm_with(driver, ModelId::iter().collect())
+    }
+
+    pub(crate) fn warm_with(
+        &self,
+        driver: &dyn Driver,
+        models: Vec<ModelId>,
+    ) -> Outcome<(PipelineCore, Json)> {
         let watch = Stopwatch::start();
         let counters = Arc::new(Counters::new());
         let options = StoreOptions {
@@ -129,10 +137,10 @@ impl PipelineFiles {
         let open_ns = watch.elapsed_ns();
         let log = Arc::new(Log::default());
         let build = Build::new(device, self.quota_bytes, counters.clone(), log.clone());
-        let core = PipelineCore::open(build.with_artifacts(store), self.options())?;
+        let core = PipelineCore::open(build.with_artifacts(store), self.options(models))?;
         let files_ns = watch.elapsed_ns() - open_ns;
         let (core, report) = core.warm()?;
-        let memory = core.programs().memory();
+        let (memory, weights) = (core.programs().memory(), core.programs().weights());
         let done = counters.snapshot();
         let about = json!({
             "what": "ready", "wall_ns": watch.elapsed_ns(), "device_ns": open_ns,
@@ -141,7 +149,8 @@ impl PipelineFiles {
             "memory_ns": report.build.memory_ns, "weights_ns": report.build.weights_ns,
             "prepare_ns": report.build.prepare_ns, "check_ns": report.check_ns,
             "programs": report.program_count, "steps": report.step_count,
-            "loads_ns": loads_ns(&log),
+            "loads_ns": loads_ns(&log), "weights_read_bytes": weights.read_bytes,
+            "weights_waited_ns": weights.waited_ns, "weights_written_ns": weights.written_ns,
             "compiles": done.get(Plain::Compiles), "loads": done.get(Plain::Loads),
             "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes,
             "boundary_bytes": memory.boundary_bytes,
@@ -234,9 +243,11 @@ pub(crate) fn sample(
         let outputs = core.run_batch(prepared)?;
         samples.run_ns.push(watch.elapsed_ns());
         for output in outputs {
-            let fused = output?.fused.ok_or("a text without a fused vector")?;
-            if !fused.vector.iter().any(|it| *it != 0.0) {
-                return Err("a fused vector of zeros".into());
+            let output = output?;
+            let slots = output.embeddings.as_slice().unwrap_or_default();
+            let fused = output.fused.as_ref().map_or(slots, |it| &it.vector);
+            if !fused.iter().any(|it| *it != 0.0) {
+                return Err("a vector of zeros".into());
             }
         }
     }
@@ -244,7 +255,7 @@ pub(crate) fn sample(
 }
 
 /// The middle of some samples, without the first of them.
-fn median(samples: &[u64], skip: usize) -> u64 {
+pub(crate) fn median(samples: &[u64], skip: usize) -> u64 {
     let mut later: Vec<u64> = samples.iter().skip(skip).copied().collect();
     later.sort_unstable();
     later.get(later.len() / 2).copied().unwrap_or(0)
