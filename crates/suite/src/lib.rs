@@ -18,6 +18,7 @@ pub mod parts;
 pub mod pipeline;
 pub mod requests;
 mod rows;
+pub mod soak;
 pub mod weights;
 
 pub use baked::check_baked_values;

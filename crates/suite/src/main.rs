@@ -51,7 +51,7 @@ use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts,
 use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
 use calor_suite::{first, growth};
-use calor_suite::{parts, sealed_runs, weights};
+use calor_suite::{parts, sealed_runs, soak, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -202,13 +202,13 @@ fn pipeline_runs(
     if arguments.once {
         first::once(driver, &files, out).map_err(|err| err.to_string())?;
     }
+    let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
     if let Some(count) = arguments.requests {
-        let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
         let dir = files.models.join(MINILM);
         requests(driver, &exact, &dir, &files.cache, count, out).map_err(|err| err.to_string())?;
     }
     if let Some(count) = arguments.soak {
-        pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
+        soak::soak(driver, &exact, &files, count, out).map_err(|err| err.to_string())?;
     }
     if let Some(profile) = profile.filter(|_| arguments.pipeline) {
         pipeline::steps(driver, profile, &files, out).map_err(|err| err.to_string())?;

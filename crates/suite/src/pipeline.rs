@@ -16,7 +16,7 @@ use calor_embed::input::InputLimits;
 use calor_embed::profile::PUBLISHED;
 use calor_embed::tokenizer::LongTokens;
 use calor_embed::{
-    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, PipelineOutput, Profile,
+    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, Profile,
 };
 use calor_runtime::Build;
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
@@ -29,7 +29,7 @@ use serde_json::{Value as Json, json};
 use crate::bench;
 
 /// Seconds since the epoch, as the temporal models see them.
-const NOW_S: i64 = 1_714_564_800;
+pub(crate) const NOW_S: i64 = 1_714_564_800;
 /// Counters that a sealed pipeline leaves alone.
 pub(crate) const BUILDING: [Plain; 5] =
     [Plain::Plans, Plain::Compiles, Plain::Loads, Plain::Allocations, Plain::Preparations];
@@ -190,7 +190,7 @@ impl Texts {
     }
 
     /// A text of `words` words.
-    fn text(&mut self, words: usize) -> Outcome<ModelInput> {
+    pub(crate) fn text(&mut self, words: usize) -> Outcome<ModelInput> {
         const WORDS: [&str; 24] = [
             "the", "river", "heat", "of", "a", "machine", "and", "its", "memory", "is", "never",
             "cold", "water", "under", "light", "stone", "in", "winter", "people", "walk", "to",
@@ -389,69 +389,6 @@ fn write_ready(out: &mut dyn Write, ready: &Json) -> std::io::Result<()> {
         ready["arena_bytes"],
         ready["loads_ns"],
     )
-}
-
-/// Sends `count` requests of random length through a warm pipeline: nothing may be built, and
-/// memory stays as it was. Every `count / 100`th result is compared with the same text alone.
-///
-/// # Errors
-/// When something is built, memory grows, or results differ.
-pub fn soak(
-    driver: &dyn Driver,
-    files: &PipelineFiles,
-    count: usize,
-    out: &mut dyn Write,
-) -> Outcome<()> {
-    let (mut core, _) = files.warm(driver)?;
-    let mut texts = Texts { seed: 11 };
-    let before = core.programs().counters().snapshot();
-    let memory = core.programs().memory();
-    let resident = resident_bytes();
-    let watch = Stopwatch::start();
-    let (mut done, mut batches, mut compared, mut worst) = (0, 0_u64, 0, 1.0_f64);
-    while done < count {
-        let items = 1 + (texts.number() % 48) as usize;
-        let items = items.min(count - done);
-        let mut inputs = Vec::with_capacity(items);
-        for _ in 0..items {
-            let words = 1 + (texts.number() % 96) as usize;
-            inputs.push(texts.text(words)?);
-        }
-        let outputs = core.embed_batch(&inputs, NOW_S)?;
-        let outputs: Vec<PipelineOutput> = outputs.into_iter().collect::<Result<_, _>>()?;
-        if compared * (count / 100).max(1) <= done {
-            let alone = core.embed_batch(&inputs[..1], NOW_S)?.remove(0)?;
-            let slots = |it: &PipelineOutput| it.embeddings.as_slice().map(<[f32]>::to_vec);
-            let (a, b) = (slots(&outputs[0]), slots(&alone));
-            let cosine = calor_embed::embedding::cosine(&a.ok_or("slots")?, &b.ok_or("slots")?);
-            worst = worst.min(cosine);
-            compared += 1;
-        }
-        done += items;
-        batches += 1;
-    }
-    let seconds = watch.elapsed_ns() as f64 / 1e9;
-    let change = core.programs().counters().snapshot().since(&before);
-    writeln!(
-        out,
-        "{done} requests in {batches} batches, {seconds:.1} s, {:.0} items/s; {compared} compared \
-         with themselves alone, worst cosine {worst:.6}; resident memory {} to {} MiB",
-        done as f64 / seconds,
-        resident >> 20,
-        resident_bytes() >> 20,
-    )?;
-    for counter in BUILDING {
-        if change.get(counter) != 0 {
-            return Err(format!("{counter:?} after the seal: {}", change.get(counter)).into());
-        }
-    }
-    if core.programs().memory() != memory {
-        return Err("device memory changed".into());
-    }
-    if worst < 0.999 {
-        return Err(format!("a text alone has cosine {worst} to itself among others").into());
-    }
-    Ok(())
 }
 
 /// Bytes of the process in memory, where the system tells.
