@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     pub(crate) names: Vec<String>,
 }
 
-pub(crate) fn arguments() -> Result<Arguments, Box<dyn Error>> {
+pub(crate) fn arguments() -> Result<Arguments, Box<dyn Error + Send + Sync>> {
     let mut found = Arguments {
         golden: "golden".into(),
         cache: std::env::temp_dir().join("calor-suite-cache"),

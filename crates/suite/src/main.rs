@@ -64,7 +64,21 @@ const MINILM: &str = "all-MiniLM-L6-v2";
 /// A pause after which clocks and caches of a machine are those of an idle one.
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+fn main() -> ExitCode {
+    work().unwrap_or_else(|err| {
+        let mut words = err.to_string();
+        let mut cause = err.source();
+        while let Some(err) = cause {
+            words = format!("{words}: {err}");
+            cause = err.source();
+        }
+        // The exit code says it too where the line cannot be written.
+        let _ = writeln!(std::io::stderr(), "error: {words}");
+        ExitCode::FAILURE
+    })
+}
+
+fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
     if let Some(request) = suite_request(&arguments) {
@@ -100,7 +114,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if let Some(count) = arguments.first.filter(|_| !arguments.once) {
         let mut record = record(&driver, &arguments)?;
         let own: Vec<String> = std::env::args().skip(1).collect();
-        first::first_calls(count, &own, &mut out, &mut *record).map_err(|err| err.to_string())?;
+        first::first_calls(count, &own, &mut out, &mut *record)?;
         return Ok(ExitCode::SUCCESS);
     }
     let on_files = arguments.once || arguments.by_models;
@@ -147,7 +161,7 @@ fn measures(
     profile: Option<&CudaProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
-) -> Result<bool, Box<dyn Error>> {
+) -> Result<bool, Box<dyn Error + Send + Sync>> {
     if let Some(profile) = profile {
         bench::steps(driver, profile, &arguments.names, out)?;
     } else if arguments.parts {
@@ -179,7 +193,7 @@ fn pipeline_runs(
     profile: Option<&CudaProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let precision = arguments.precision.as_deref().unwrap_or("bf16");
     let precision = InferencePrecision::ALL.into_iter().find(|it| it.word() == precision);
     let files = PipelineFiles {
@@ -191,34 +205,33 @@ fn pipeline_runs(
         profile: if arguments.tiny { Profile::Random } else { Profile::Full },
     };
     let watch = Stopwatch::start();
-    files.make().map_err(|err| err.to_string())?;
+    files.make()?;
     writeln!(out, "files in {:.1} s", watch.elapsed_ns() as f64 / 1e9)?;
     if let Some(path) = &arguments.parity {
         let (models, names, precision) = (&files.models, &arguments.names, files.precision);
         let mut lines = File::create(path)?;
-        parity::record(driver, models, names, precision, &mut lines)
-            .map_err(|err| err.to_string())?;
+        parity::record(driver, models, names, precision, &mut lines)?;
     }
     if arguments.once {
-        first::once(driver, &files, out).map_err(|err| err.to_string())?;
+        first::once(driver, &files, out)?;
     }
     let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
     if let Some(count) = arguments.requests {
         let dir = files.models.join(MINILM);
-        requests(driver, &exact, &dir, &files.cache, count, out).map_err(|err| err.to_string())?;
+        requests(driver, &exact, &dir, &files.cache, count, out)?;
     }
     if let Some(count) = arguments.soak {
-        soak::soak(driver, &exact, &files, count, out).map_err(|err| err.to_string())?;
+        soak::soak(driver, &exact, &files, count, out)?;
     }
     if let Some(profile) = profile.filter(|_| arguments.pipeline) {
-        pipeline::steps(driver, profile, &files, out).map_err(|err| err.to_string())?;
+        pipeline::steps(driver, profile, &files, out)?;
         return Ok(());
     }
     let (by_models, idle) = (arguments.by_models, arguments.idle);
     if arguments.pipeline || by_models || idle.is_some() {
         let mut record = record(driver, arguments)?;
         let measured = pipeline_record(driver, &files, arguments, out, &mut *record);
-        measured.map_err(|err| err.to_string())?;
+        measured?;
     }
     Ok(())
 }
@@ -244,7 +257,10 @@ fn pipeline_record(
 }
 
 /// The file that the command line names, with the first line of a record.
-fn record(driver: &CudaDriver, arguments: &Arguments) -> Result<Box<dyn Write>, Box<dyn Error>> {
+fn record(
+    driver: &CudaDriver,
+    arguments: &Arguments,
+) -> Result<Box<dyn Write>, Box<dyn Error + Send + Sync>> {
     let mut record: Box<dyn Write> = match &arguments.json {
         Some(path) => Box::new(File::create(path)?),
         None => Box::new(std::io::sink()),

@@ -206,17 +206,20 @@ impl Texts {
     }
 }
 
-/// Words of a text that has about so many tokens for E1.
+/// Words of a text that has about so many tokens for the first tower.
 pub(crate) fn words_for(core: &PipelineCore, tokens: usize) -> Outcome<usize> {
-    let mut texts = Texts { seed: 1 };
-    for words in 1..=tokens {
-        let input = texts.text(words)?;
+    let (mut few, mut enough) = (1, tokens);
+    while few < enough {
+        let words = few.midpoint(enough);
+        let input = Texts { seed: 1 }.text(words)?;
         let counts = core.prepare_batch(&[input], NOW_S).token_counts();
         if tokens <= counts.first().copied().unwrap_or(0) {
-            return Ok(words);
+            enough = words;
+        } else {
+            few = words + 1;
         }
     }
-    Ok(tokens)
+    Ok(enough)
 }
 
 /// Samples of one size: preparing and running apart, in nanoseconds.
@@ -244,9 +247,13 @@ pub(crate) fn sample(
         samples.run_ns.push(watch.elapsed_ns());
         for output in outputs {
             let output = output?;
-            let slots = output.embeddings.as_slice().unwrap_or_default();
-            let fused = output.fused.as_ref().map_or(slots, |it| &it.vector);
-            if !fused.iter().any(|it| *it != 0.0) {
+            // With some of the models there is nothing to fuse; then the first one's slot counts.
+            let first = core.loaded().next().and_then(|it| output.embeddings.get(it));
+            let vector = match &output.fused {
+                Some(fused) => &fused.vector[..],
+                None => first.map_or(&[][..], |it| &it.vector),
+            };
+            if !vector.iter().any(|it| *it != 0.0) {
                 return Err("a vector of zeros".into());
             }
         }
