@@ -79,8 +79,13 @@ fn rows(folder: &Path) -> Result<Vec<Row>, Failure> {
     }
 }
 
+/// Whether an entry is for an architecture or a model. Of an algorithm both are the target.
 fn is_for(row: &Row, target: &str) -> bool {
-    row.content.as_ref().is_ok_and(|it| it.target == target)
+    let Ok(content) = &row.content else { return false };
+    let own = content.target.as_str();
+    let model_before = own.strip_suffix(target).is_some_and(|it| it.ends_with(' '));
+    let arch_behind = own.strip_prefix(target).is_some_and(|it| it.starts_with(' '));
+    own == target || model_before || arch_behind
 }
 
 fn list(folder: &Path, target: Option<&str>, json: bool) -> Result<Exit, Failure> {
@@ -367,4 +372,32 @@ pub(crate) fn describe(folder: Option<&Path>) -> Result<String, (String, &'stati
 fn ages_are_short() {
     let ages = [0, 59, 60, 7_199, 86_400 * 3].map(duration);
     assert_eq!(ages, ["0 s", "59 s", "1 min", "1 h", "3 d"]);
+}
+
+#[test]
+fn an_algorithm_is_for_its_architecture_and_its_model() {
+    let row = |target: &str| Row {
+        digest: Digest([0; 32]),
+        size_bytes: 1,
+        used: SystemTime::UNIX_EPOCH,
+        content: Ok(calor_device::ArtifactKey {
+            kind: ArtifactKind::Algorithm,
+            target: target.into(),
+            producer: String::new(),
+            body: Digest([0; 32]),
+            label: String::new(),
+        }),
+    };
+    let algorithm = row("NVIDIA H200 sm_90a");
+    for (target, want) in [
+        ("sm_90a", true),
+        ("NVIDIA H200", true),
+        ("NVIDIA H200 sm_90a", true),
+        ("sm_90", false),
+        ("NVIDIA H20", false),
+        ("0a", false),
+    ] {
+        assert_eq!(is_for(&algorithm, target), want, "{target}");
+    }
+    assert!(is_for(&row("sm_90a"), "sm_90a") && !is_for(&row("sm_90a"), "sm_90"));
 }

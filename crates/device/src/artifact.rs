@@ -30,7 +30,8 @@ pub enum ArtifactKind {
 pub struct ArtifactKey {
     /// What it is.
     pub kind: ArtifactKind,
-    /// The architecture that it is made for, exactly; for an algorithm the device's model.
+    /// The architecture that it is made for, exactly; for an algorithm the device's model
+    /// before it.
     pub target: String,
     /// Compiler or library that makes it, with its version.
     pub producer: String,
