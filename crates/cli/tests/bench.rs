@@ -194,11 +194,17 @@ fn one_build_in_pairs_with_itself_is_not_slower() {
         "cpu",
         "--case",
         "pooling.mean",
+        "--by-times",
     ]);
     // A busy machine may keep it from being told; it is no regression.
     assert!([0, 2].contains(&answer.code), "{} {}{}", answer.code, answer.out, answer.err);
     assert!(answer.out.contains("pooling.mean at 64"), "{}", answer.out);
     assert!(!answer.out.contains("left.out"), "{}", answer.out);
+    let alike = ["--base", program, "--head", program, "--suite", "suite.toml", "--output", "r"];
+    let answer = place.run(&[&["bench", "compare"][..], &alike].concat());
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert!(answer.out.contains("same code and data"), "{}", answer.out);
+    assert!(!place.0.path().join("r").exists(), "there was nothing to measure");
     place.file("suite.toml", SUITE);
     let answer = place.run(&[
         "bench",
@@ -262,6 +268,14 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     assert!(1 < trace["traceEvents"].as_array().unwrap().len());
     let one: Json = serde_json::from_str(&run("t.json", &["--telemetry-names", "legacy"])).unwrap();
     assert!(one["legacy"]["upload_bytes"].is_u64());
+    let options = &one["options"];
+    assert_eq!((&options["command"], &options["precision"]), (&"embed".into(), &"auto".into()));
+    assert_eq!(options["checkpoint"], "seeded/all-MiniLM-L6-v2");
+    assert!(!options.to_string().contains("a text"), "{options}");
+    let memory = &one["memory"];
+    let weights = memory["allocated_bytes"]["weights"].as_u64().unwrap();
+    assert!(weights <= memory["peak_device_bytes"].as_u64().unwrap(), "{memory}");
+    assert_eq!(one["environment"]["options"], *options);
 
     let answer = place.run(&["telemetry", "migrate", "t.jsonl", "--output", "u.jsonl"]);
     assert_eq!(answer.code, 0, "{}", answer.err);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::package::Package;
 use crate::pair::{self, Decision, Rule, Verdict};
+use crate::program::Likeness;
 use crate::stats::bounds;
 use crate::summary::ArmSummary;
 
@@ -293,7 +294,7 @@ fn pairs(file: &GateFile, package: &Package) -> Vec<Finding> {
         for point in &case.points {
             let decision = found.iter().find(|it| it.size == point.size);
             rows.push(match decision {
-                Some(it) => of_pair(it, rule(&case.name).effect_min),
+                Some(it) => of_pair(it, rule(&case.name).effect_min, package.likeness()),
                 None => Finding::exact(
                     "pair",
                     format!("{} at {}", case.name, point.size),
@@ -307,8 +308,17 @@ fn pairs(file: &GateFile, package: &Package) -> Vec<Finding> {
     rows
 }
 
-fn of_pair(decision: &Decision, effect_min: f64) -> Finding {
+fn of_pair(decision: &Decision, effect_min: f64, likeness: Option<Likeness>) -> Finding {
     let Decision { case, size, pair_counts, verdict, batches, power, failures } = decision;
+    let same_code = matches!(likeness, Some(Likeness::Whole | Likeness::Code));
+    let (verdict, why) = match verdict {
+        // The same instructions at the same addresses are neither; data alone may differ.
+        Verdict::Slower | Verdict::Faster if same_code => {
+            (&Verdict::Unproven, format!(" ({verdict} by times, but both hold the same code)"))
+        }
+        _ if same_code => (verdict, " (both hold the same code)".to_owned()),
+        _ => (verdict, String::new()),
+    };
     let holds = match verdict {
         Verdict::Faster | Verdict::Same => Holds::Yes,
         Verdict::Slower | Verdict::Invalid => Holds::No,
@@ -318,7 +328,7 @@ fn of_pair(decision: &Decision, effect_min: f64) -> Finding {
     let found = match (failures.first(), batches.first()) {
         (Some(why), _) => why.clone(),
         (None, Some(it)) => format!(
-            "{verdict}: {:+.1} % ({:+.1} to {:+.1}), control {:+.1} %, {} + {} pairs",
+            "{verdict}: {:+.1} % ({:+.1} to {:+.1}), control {:+.1} %, {} + {} pairs{why}",
             per_cent(it.effect.middle),
             per_cent(it.effect.low),
             per_cent(it.effect.high),

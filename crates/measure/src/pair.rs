@@ -193,8 +193,13 @@ pub fn verdict(first: Option<&Shown>, second: Option<&Shown>) -> Verdict {
 }
 
 /// Whether the first batch shows a change that a second one has to confirm.
-pub(crate) fn needs_confirmation(samples: &[Sample], size: u64, seed: u64) -> bool {
-    let batch = Batch::of(samples, size, 0, Observation::Minimum);
+pub(crate) fn needs_confirmation(
+    samples: &[Sample],
+    size: u64,
+    observation: Observation,
+    seed: u64,
+) -> bool {
+    let batch = Batch::of(samples, size, 0, observation);
     let shown = batch.shows(&Rule::STANDARD, &mut Draw::new(seed));
     shown.is_some_and(|it| matches!(it.verdict, Verdict::Slower | Verdict::Faster))
 }

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::*;
 use crate::answer::Answer;
 use crate::package::tests::made;
+use crate::record::tests::sample;
 use crate::record::{Outcome, Sample};
 use crate::summary::summarize;
 
@@ -112,6 +115,39 @@ fn a_failed_process_fails_the_gates_whatever_they_ask() {
     assert!(last.holds == Holds::No && last.found.contains("another result"), "{findings}");
     // Its curve has no area either.
     check(SPEED, &package, Holds::No, "undefined");
+}
+
+/// A pair in which head takes a fifth longer, both times, with what its programs hold.
+fn slow_pair(sides: Option<[&str; 2]>) -> Package {
+    let mut package = package(|_, _| ());
+    package.suite = pair::as_pair(&package.suite, 10);
+    package.run["kind"] = "pair".into();
+    if let Some([base, head]) = sides {
+        let side = |data: &str| json!({ "code_blake3": "c", "data_blake3": data });
+        package.run["revision"]["sides"] = json!({ "base": side(base), "head": side(head) });
+    }
+    package.samples.clear();
+    for (batch, round) in [0, 1].into_iter().flat_map(|it| (0..10).map(move |round| (it, round))) {
+        for (side, ns) in [("base", 1_000_000), ("head", 1_200_000), ("control", 1_000_000)] {
+            for size in [1, 10] {
+                let mut one = sample(&format!("ours {side}"), size, round, ns);
+                one.batch_index = batch;
+                package.samples.push(one);
+            }
+        }
+    }
+    package
+}
+
+#[test]
+fn the_same_code_is_not_called_slower() {
+    check("", &slow_pair(None), Holds::No, "slower: +20.0 %");
+    let other = json!({ "code_blake3": "d", "data_blake3": "x" });
+    let mut package = slow_pair(Some(["x", "y"]));
+    check("", &package, Holds::Unknown, "slower by times, but both hold the same code");
+    assert_eq!(decide(&gates(""), &package).rows[0].verdict, Some(Verdict::Unproven));
+    package.run["revision"]["sides"]["head"] = other;
+    check("", &package, Holds::No, "slower: +20.0 %");
 }
 
 #[test]
