@@ -40,6 +40,12 @@ impl Place {
         Ok(Self { source, target, package, program, arguments: &["--locked"] })
     }
 
+    /// The same for a program that counts what a call asks of the host: for gates, as counting
+    /// costs time.
+    pub(crate) fn counting(self) -> Self {
+        Self { arguments: &["--locked", "--features", "counts"], ..self }
+    }
+
     /// Builds `files` and copies the program to `to`, unless it was built of just these.
     pub(crate) fn build(&self, files: &Files, to: &Path) -> Result<()> {
         let mark = to.with_extension("sources");
@@ -76,6 +82,7 @@ impl Place {
             sum.update(bytes);
         };
         add(output(Command::new("rustc").arg("-vV"))?.as_bytes());
+        self.arguments.iter().for_each(|it| add(it.as_bytes()));
         for (path, bytes) in files {
             add(path.as_bytes());
             add(bytes);

@@ -41,10 +41,15 @@ impl Said {
     }
 }
 
-/// The Python that baselines run in.
+/// The Python that baselines run in: the one that is named, the one that `.ci/run` made, or the
+/// system's.
 #[expect(clippy::disallowed_methods, reason = "a task is told its surroundings this way")]
-fn python() -> String {
-    std::env::var("CALOR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+fn python() -> Result<String> {
+    if let Ok(named) = std::env::var("CALOR_TEST_PYTHON") {
+        return Ok(named);
+    }
+    let made = root()?.join("target/ci-python/bin/python");
+    Ok(if made.is_file() { text(&made)?.to_owned() } else { "python3".to_owned() })
 }
 
 fn text(path: &Path) -> Result<&str> {
@@ -56,7 +61,7 @@ pub(crate) fn gates(program: &Path, output: &Path) -> Result<Said> {
     if output.exists() {
         fs::remove_dir_all(output)?;
     }
-    let (place, python) = (text(output)?, python());
+    let (place, python) = (text(output)?, python()?);
     let run = ["bench", "run", "--suite", SMOKE, "--device", "cpu", "--quiet"];
     let run = [&run[..], &["--output", place, "--python", &python]].concat();
     let root = root()?;
@@ -105,9 +110,11 @@ pub(crate) fn head() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// `cargo xtask gates`: builds the command, and decides the exact gates.
+/// `cargo xtask gates`: builds the command so that it counts, and decides the exact gates.
 pub(crate) fn gates_command() -> Result<bool> {
-    Ok(gates(&head()?, &measured()?.join("smoke"))? == Said::Holds)
+    let program = measured()?.join("gate/calor");
+    Place::open()?.counting().build(&as_is()?, &program)?;
+    Ok(gates(&program, &measured()?.join("smoke"))? == Said::Holds)
 }
 
 /// `cargo xtask pairs`: the command as it is beside the one of a base revision. What cannot be
@@ -168,7 +175,7 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
     ensure!(built.success(), "calor does not build");
     let program = root.join("target/release/calor");
     let package = night.output.join("package");
-    let python = python();
+    let python = python()?;
     let run = ["bench", "run", "--suite", text(&night.suite)?, "--device", &night.device];
     let run = [&run[..], &["--output", text(&package)?, "--python", &python]].concat();
     let measured = Command::new(&program).args(&run).current_dir(&root).status()?;

@@ -93,21 +93,27 @@ pub(crate) fn command(names: &[&str]) -> Result<bool> {
         bail!("no change of {LIST} has such a name");
     }
     let (place, files) = (Place::open()?, as_is()?);
-    // The same program as `gates` and `pairs` measure, and one of its own for each change, at a
-    // path of the same length.
-    let [base, head] = ["head/calor", "copy/calor"].map(|it| measured().map(|at| at.join(it)));
-    let (base, head) = (base?, head?);
-    place.build(&files, &base)?;
+    // What `gates` and `pairs` measure, and one program for each change, at paths of one length.
+    let [gated, base, head] =
+        ["gate", "head", "copy"].map(|it| measured().map(|at| at.join(it).join("calor")));
+    let (gated, base, head) = (gated?, base?, head?);
     if chosen.iter().any(|it| it.by == By::Gates) {
+        place.clone().counting().build(&files, &gated)?;
         let unchanged = output.join("unchanged");
-        ensure!(gates(&base, &unchanged)? == Said::Holds, "the gates fail unchanged");
+        ensure!(gates(&gated, &unchanged)? == Said::Holds, "the gates fail unchanged");
+    }
+    if chosen.iter().any(|it| it.by == By::Pairs) {
+        place.build(&files, &base)?;
     }
     let mut rows = Vec::new();
     for mutation in &chosen {
         println!("==> {}: {}", mutation.name, mutation.about);
         let mut changed = files.clone();
         mutation.edit.iter().try_for_each(|it| it.apply(&mut changed))?;
-        place.build(&changed, &head)?;
+        match mutation.by {
+            By::Gates => place.clone().counting().build(&changed, &head)?,
+            By::Pairs => place.build(&changed, &head)?,
+        }
         let mut caught = 0;
         for index in 0..mutation.repeats {
             let folder = output.join("package");
