@@ -29,6 +29,8 @@ pub(crate) struct Place {
     program: &'static str,
     /// Arguments of cargo behind these.
     arguments: &'static [&'static str],
+    /// Whether its own packages are compiled quickly instead of well.
+    is_quick: bool,
 }
 
 impl Place {
@@ -37,13 +39,13 @@ impl Place {
         let target = root()?.join("target");
         let source = target.join("measured/source");
         let (package, program) = ("calor-cli", "calor");
-        Ok(Self { source, target, package, program, arguments: &["--locked"] })
+        Ok(Self { source, target, package, program, arguments: &["--locked"], is_quick: false })
     }
 
-    /// The same for a program that counts what a call asks of the host: for gates, as counting
-    /// costs time.
+    /// The same for a program that counts what a call asks of the host: for exact gates, as
+    /// counting costs time. Nobody looks at its times, so it is built quickly.
     pub(crate) fn counting(self) -> Self {
-        Self { arguments: &["--locked", "--features", "counts"], ..self }
+        Self { arguments: &["--locked", "--features", "counts"], is_quick: true, ..self }
     }
 
     /// Builds `files` and copies the program to `to`, unless it was built of just these.
@@ -55,7 +57,12 @@ impl Place {
         }
         lay(files, &self.source)?;
         let above = self.source.parent().context("sources lie in a folder")?;
-        let status = Command::new(cargo())
+        let mut command = Command::new(cargo());
+        if self.is_quick {
+            // Of the profile's own packages; what is optimised for its own sake stays so.
+            command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0");
+        }
+        let status = command
             .args(["build", "--package", self.package, "--bin", self.program])
             .args(self.arguments)
             .current_dir(&self.source)
@@ -173,7 +180,8 @@ mod tests {
 
     fn place(folder: &Path) -> Place {
         let (source, target) = (folder.join("source"), folder.join("target"));
-        Place { source, target, package: "small", program: "small", arguments: &["--offline"] }
+        let (package, program, is_quick) = ("small", "small", false);
+        Place { source, target, package, program, arguments: &["--offline"], is_quick }
     }
 
     const MAIN: &str =
