@@ -61,12 +61,11 @@ fn samples(folder: &Path) {
         ["bench", "arm", "pooling.mean", "--size", "64", "--samples", "20", "--threads", "1"];
     let out = calor(folder, &line).stderr(Stdio::inherit()).output().unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
-    let answers = said.lines().filter_map(|it| read_line(it).unwrap());
-    let answer = answers.filter_map(|it| match it {
-        Line::Done(it) => Some(*it),
-        Line::First => None,
+    let mut answers = said.lines().filter_map(|it| match read_line(it).unwrap() {
+        Some(Line::Done(it)) => Some(*it),
+        Some(Line::First) | None => None,
     });
-    let answer = answer.last().unwrap();
+    let answer = answers.next_back().unwrap();
     assert!(20 < answer.counters.len() && answer.telemetry.is_some(), "{said}");
     let state = json!({ "load": 0.5, "runnable": "1/100", "steal_ticks": 7 });
     let mut place = 0_u64;
@@ -122,7 +121,6 @@ fn timed(folder: &Path, line: &[&str]) -> u64 {
     let document: Json =
         serde_json::from_slice(&std::fs::read(folder.join("t.json")).unwrap()).unwrap();
     let peak_bytes = document["memory"]["peak_host_bytes"].as_u64().unwrap();
-    println!("{line:?}: {seconds:.2} s, {} MiB", peak_bytes >> 20);
     assert!(seconds < SECONDS_MAX as f64, "{line:?} took {seconds:.2} s");
     peak_bytes
 }
