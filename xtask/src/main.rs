@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a command's answer goes to its user")]
 
+mod builds;
 mod docs;
 mod gpu_tests;
 mod measures;
 mod meter;
 mod mutate;
+mod nulls;
 mod repository;
 mod source;
 mod specifications;
@@ -44,9 +46,10 @@ Commands:
   pairs    Build the command of a base revision too, and run both in pairs
              --base <revision>         where the branch left main if not given
              --pairs <count>           10 if not given
-  nulls    Run one build in pairs with itself: how often do gates cry wolf?
+  nulls    Run one build in pairs with itself: how often do gates cry wolf? Goes on where it
+           was stopped
              --count <count>           comparisons, 100 if not given
-             --pairs <count>           of a batch, 20 if not given
+             --pairs <count>           of a batch, 10 if not given
   mutate   Apply each change of xtask/mutations.toml to a copy: do gates catch it?
              <word>                    only changes with this in their name; may be repeated
   nightly  Run a suite on a release build: package, gates, status, dashboard
@@ -103,10 +106,9 @@ fn run(arguments: &[&str]) -> Result<bool> {
             };
             measures::pairs_command(&base, number(options, "--pairs", 10)?)
         }
-        ["nulls", options @ ..] => measures::nulls_command(
-            number(options, "--count", 100)?,
-            number(options, "--pairs", 20)?,
-        ),
+        ["nulls", options @ ..] => {
+            nulls::command(number(options, "--count", 100)?, number(options, "--pairs", 10)?)
+        }
         ["mutate", names @ ..] => mutate::command(names),
         ["nightly", options @ ..] => measures::nightly(&night(options)?),
         ["meter"] => meter::command(&Repository::open()?),

@@ -1,6 +1,6 @@
-//! Builds of the command and what is measured with them: gates, pairs, null comparisons, nights.
+//! What is measured with builds of the command: gates, pairs, nights.
 //!
-//! Everything is done by `calor bench`; what is here builds the sides and names the files.
+//! Everything is done by `calor bench`; what is here names the sides and the files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::builds::{Place, as_is, revision};
 use crate::repository::{cargo, root};
 
 /// The suite of exact gates.
@@ -16,49 +17,6 @@ const SMOKE: &str = "bench/suites/smoke.toml";
 const PAIR: &str = "bench/suites/pair.toml";
 /// What packages must show.
 const GATES: &str = "bench/gate.toml";
-
-/// Builds `calor` in `folder` with its output in `target`, and copies it to `to`.
-pub(crate) fn build(folder: &Path, target: &Path, to: &Path, release: bool) -> Result<()> {
-    let mut command = Command::new(cargo());
-    command.args(["build", "--locked", "-p", "calor-cli", "--bin", "calor"]);
-    if release {
-        command.arg("--release");
-    }
-    let status = command
-        .current_dir(folder)
-        .env("CARGO_TARGET_DIR", target)
-        .env("CARGO_INCREMENTAL", "0")
-        .status()
-        .context("cargo does not start")?;
-    ensure!(status.success(), "calor does not build in {}", folder.display());
-    let profile = if release { "release" } else { "debug" };
-    fs::create_dir_all(to.parent().context("a program lies in a folder")?)?;
-    // Beside its place first: a program that runs cannot be written over.
-    let beside = to.with_extension("new");
-    fs::copy(target.join(profile).join("calor"), &beside)?;
-    fs::rename(&beside, to)?;
-    Ok(())
-}
-
-/// A copy of the repository at `revision` in `to`, made anew.
-pub(crate) fn checkout(revision: &str, to: &Path) -> Result<()> {
-    let repository = root()?;
-    if to.exists() {
-        fs::remove_dir_all(to)?;
-    }
-    fs::create_dir_all(to)?;
-    // An archive is a copy without a history: nothing that is done in it reaches the repository.
-    let mut archive = Command::new("git")
-        .args(["archive", revision])
-        .current_dir(&repository)
-        .stdout(std::process::Stdio::piped())
-        .spawn()?;
-    let pipe = archive.stdout.take().context("git has no output")?;
-    let unpacked = Command::new("tar").arg("-x").current_dir(to).stdin(pipe).status()?;
-    ensure!(archive.wait()?.success(), "git cannot archive `{revision}`");
-    ensure!(unpacked.success(), "tar cannot unpack `{revision}`");
-    Ok(())
-}
 
 /// What a measurement said: the exit code of `calor bench`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +41,15 @@ impl Said {
     }
 }
 
-/// The Python that baselines run in.
+/// The Python that baselines run in: the one that is named, the one that `.ci/run` made, or the
+/// system's.
 #[expect(clippy::disallowed_methods, reason = "a task is told its surroundings this way")]
-fn python() -> String {
-    std::env::var("CALOR_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+fn python() -> Result<String> {
+    if let Ok(named) = std::env::var("CALOR_TEST_PYTHON") {
+        return Ok(named);
+    }
+    let made = root()?.join("target/ci-python/bin/python");
+    Ok(if made.is_file() { text(&made)?.to_owned() } else { "python3".to_owned() })
 }
 
 fn text(path: &Path) -> Result<&str> {
@@ -98,7 +61,7 @@ pub(crate) fn gates(program: &Path, output: &Path) -> Result<Said> {
     if output.exists() {
         fs::remove_dir_all(output)?;
     }
-    let (place, python) = (text(output)?, python());
+    let (place, python) = (text(output)?, python()?);
     let run = ["bench", "run", "--suite", SMOKE, "--device", "cpu", "--quiet"];
     let run = [&run[..], &["--output", place, "--python", &python]].concat();
     let root = root()?;
@@ -128,37 +91,45 @@ pub(crate) fn pairs(
     line.extend(["--suite", PAIR, "--gates", GATES, "--device", "cpu", "--quiet"]);
     line.extend(["--pairs", &pairs, "--output", text(output)?, "--markdown", text(&markdown)?]);
     line.extend(cases.iter().flat_map(|it| ["--case", *it]));
+    if base == head {
+        // One program with itself: its times are what is asked for.
+        line.push("--by-times");
+    }
     Said::of(Command::new(head).args(&line).current_dir(root()?).status()?.code())
 }
 
-/// `cargo xtask gates`: builds the command, and decides the exact gates.
+/// Where programs and what is measured of them lie.
+pub(crate) fn measured() -> Result<PathBuf> {
+    Ok(root()?.join("target/measured"))
+}
+
+/// The command as it is.
+pub(crate) fn head() -> Result<PathBuf> {
+    let program = measured()?.join("head/calor");
+    Place::open()?.build(&as_is()?, &program)?;
+    Ok(program)
+}
+
+/// `cargo xtask gates`: builds the command so that it counts, and decides the exact gates.
 pub(crate) fn gates_command() -> Result<bool> {
-    let target = root()?.join("target");
-    let program = target.join("measured/head/calor");
-    build(&root()?, &target, &program, false)?;
-    Ok(gates(&program, &target.join("measured/smoke"))? == Said::Holds)
+    let program = measured()?.join("gate/calor");
+    Place::open()?.counting().build(&as_is()?, &program)?;
+    Ok(gates(&program, &measured()?.join("smoke"))? == Said::Holds)
 }
 
 /// `cargo xtask pairs`: the command as it is beside the one of a base revision. What cannot be
 /// told is shown and does not fail.
 pub(crate) fn pairs_command(base: &str, count: u32) -> Result<bool> {
-    let root = root()?;
-    let target = root.join("target");
-    let measured = target.join("measured");
     let base = git(&["rev-parse", &format!("{base}^{{commit}}")])?;
-    let programs = [measured.join(format!("base/{base}/calor")), measured.join("head/calor")];
-    if !programs[0].is_file() {
-        let source = measured.join("base/source");
-        checkout(&base, &source)?;
-        // One build for each base: earlier ones are of no use any more.
-        build(&source, &measured.join("base/target"), &programs[0], false)?;
-    }
-    build(&root, &target, &programs[1], false)?;
-    if !knows_arms(&programs[0])? {
+    // Paths of one length: a program's own path lies on its stack.
+    let program = measured()?.join("base/calor");
+    Place::open()?.build(&revision(&base)?, &program)?;
+    let head = head()?;
+    if !knows_arms(&program)? {
         println!("pairs: the base cannot be measured, it has no `bench arm` yet");
         return Ok(true);
     }
-    let said = pairs(&programs[0], &programs[1], count, &[], &measured.join("pairs"))?;
+    let said = pairs(&program, &head, count, &[], &measured()?.join("pairs"))?;
     if said == Said::Unknown {
         println!("pairs: something cannot be told; shown, not failing");
     }
@@ -186,34 +157,6 @@ pub(crate) fn git(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
-/// `cargo xtask nulls`: one build in pairs with itself, again and again: a real run that says how
-/// often the rule cries wolf. Goes on until `count` comparisons are made, and prints each.
-pub(crate) fn nulls_command(count: u32, pairs_of: u32) -> Result<bool> {
-    let root = root()?;
-    let target = root.join("target");
-    let program = target.join("measured/head/calor");
-    build(&root, &target, &program, false)?;
-    let (mut alarms, mut unknown) = (0, 0);
-    for index in 0..count {
-        let output = target.join("measured/null");
-        let said = pairs(&program, &program, pairs_of, &["machine.flops"], &output)?;
-        let verdict = verdict_of(&output.with_extension("md"))?;
-        alarms += u32::from(said == Said::Fails || verdict == "faster");
-        unknown += u32::from(said == Said::Unknown);
-        println!("null {} of {count}: {verdict}; {alarms} alarms", index + 1);
-    }
-    println!("nulls: {alarms} alarms in {count} comparisons, {unknown} could not be told");
-    Ok(u64::from(alarms) * 20 <= u64::from(count))
-}
-
-/// The first verdict of a table.
-fn verdict_of(markdown: &Path) -> Result<String> {
-    let text = fs::read_to_string(markdown)?;
-    let words = ["slower", "faster", "same", "unproven", "contaminated", "invalid"];
-    let found = words.iter().filter_map(|it| Some((text.find(&format!("| {it}:"))?, *it))).min();
-    Ok(found.map_or("no verdict", |it| it.1).to_owned())
-}
-
 /// What a night is given.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Night {
@@ -227,11 +170,12 @@ pub(crate) struct Night {
 /// `cargo xtask nightly`: suite, package, gates, status, dashboard.
 pub(crate) fn nightly(night: &Night) -> Result<bool> {
     let root = root()?;
-    let target = root.join("target");
-    let program = target.join("measured/night/calor");
-    build(&root, &target, &program, true)?;
+    let build = ["build", "--locked", "--release", "--package", "calor-cli", "--bin", "calor"];
+    let built = Command::new(cargo()).args(build).current_dir(&root).status()?;
+    ensure!(built.success(), "calor does not build");
+    let program = root.join("target/release/calor");
     let package = night.output.join("package");
-    let python = python();
+    let python = python()?;
     let run = ["bench", "run", "--suite", text(&night.suite)?, "--device", &night.device];
     let run = [&run[..], &["--output", text(&package)?, "--python", &python]].concat();
     let measured = Command::new(&program).args(&run).current_dir(&root).status()?;

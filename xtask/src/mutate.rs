@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::measures::{Said, build, checkout, gates, git, pairs};
+use crate::builds::{Files, Place, as_is};
+use crate::measures::{Said, gates, measured, pairs};
 use crate::repository::root;
 
 /// The list.
@@ -30,6 +31,8 @@ struct Mutation {
     name: String,
     about: String,
     by: By,
+    /// Words of the row in which it is caught.
+    shows: String,
     edit: Vec<Edit>,
     /// How often it is tried.
     #[serde(default = "once")]
@@ -61,12 +64,14 @@ struct Edit {
 }
 
 impl Edit {
-    fn apply(&self, root: &Path) -> Result<()> {
-        let path = root.join(&self.file);
-        let text = fs::read_to_string(&path).with_context(|| self.file.clone())?;
+    fn apply(&self, files: &mut Files) -> Result<()> {
+        let bytes = files.get(&self.file).with_context(|| self.file.clone())?;
+        let text = std::str::from_utf8(bytes).with_context(|| self.file.clone())?;
         let places = text.matches(&self.find).count();
         ensure!(places == 1, "{} has {places} places of `{}`", self.file, self.find.trim());
-        Ok(fs::write(&path, text.replacen(&self.find, self.replace.trim_start_matches('\n'), 1))?)
+        let text = text.replacen(&self.find, self.replace.trim_start_matches('\n'), 1);
+        files.insert(self.file.clone(), text.into_bytes());
+        Ok(())
     }
 }
 
@@ -75,14 +80,11 @@ fn list(root: &Path) -> Result<Vec<Mutation>> {
     Ok(toml::from_str::<List>(&text)?.mutation)
 }
 
-/// Runs every change whose name holds one of `names`; all if there is none. The unchanged copy
-/// has to hold first.
+/// Runs every change whose name holds one of `names`; all if there is none. What is unchanged has
+/// to pass first.
 pub(crate) fn command(names: &[&str]) -> Result<bool> {
     let root = root()?;
-    let place = root.join("target/mutate");
-    let (source, target) = (place.join("source"), place.join("target"));
-    let base = place.join("base/calor");
-    let revision = git(&["rev-parse", "HEAD"])?;
+    let output = measured()?.join("mutate");
     let chosen: Vec<Mutation> = list(&root)?
         .into_iter()
         .filter(|it| names.is_empty() || names.iter().any(|name| it.name.contains(name)))
@@ -90,24 +92,38 @@ pub(crate) fn command(names: &[&str]) -> Result<bool> {
     if chosen.is_empty() {
         bail!("no change of {LIST} has such a name");
     }
-    checkout(&revision, &source)?;
-    build(&source, &target, &base, false)?;
-    ensure!(gates(&base, &place.join("unchanged"))? == Said::Holds, "the gates fail unchanged");
+    let (place, files) = (Place::open()?, as_is()?);
+    // What `gates` and `pairs` measure, and one program for each change, at paths of one length.
+    let [gated, base, head] =
+        ["gate", "head", "copy"].map(|it| measured().map(|at| at.join(it).join("calor")));
+    let (gated, base, head) = (gated?, base?, head?);
+    if chosen.iter().any(|it| it.by == By::Gates) {
+        place.clone().counting().build(&files, &gated)?;
+        let unchanged = output.join("unchanged");
+        ensure!(gates(&gated, &unchanged)? == Said::Holds, "the gates fail unchanged");
+    }
+    if chosen.iter().any(|it| it.by == By::Pairs) {
+        place.build(&files, &base)?;
+    }
     let mut rows = Vec::new();
     for mutation in &chosen {
         println!("==> {}: {}", mutation.name, mutation.about);
-        checkout(&revision, &source)?;
-        mutation.edit.iter().try_for_each(|it| it.apply(&source))?;
-        let head = place.join("head/calor");
-        build(&source, &target, &head, false)?;
+        let mut changed = files.clone();
+        mutation.edit.iter().try_for_each(|it| it.apply(&mut changed))?;
+        match mutation.by {
+            By::Gates => place.clone().counting().build(&changed, &head)?,
+            By::Pairs => place.build(&changed, &head)?,
+        }
         let mut caught = 0;
         for index in 0..mutation.repeats {
-            let output = place.join("package");
+            let folder = output.join("package");
             let said = match mutation.by {
-                By::Gates => gates(&head, &output)?,
-                By::Pairs => pairs(&base, &head, PAIRS, &[OWN_CASE], &output)?,
+                By::Gates => gates(&head, &folder)?,
+                By::Pairs => pairs(&base, &head, PAIRS, &[OWN_CASE], &folder)?,
             };
-            caught += u32::from(said == Said::Fails);
+            let table = fs::read_to_string(folder.with_extension("md"))?;
+            let is_caught = said == Said::Fails && is_shown(&table, &mutation.shows);
+            caught += u32::from(is_caught);
             println!("    {} of {}: {said:?}", index + 1, mutation.repeats);
         }
         let wanted = mutation.caught_min.unwrap_or(mutation.repeats);
@@ -119,6 +135,11 @@ pub(crate) fn command(names: &[&str]) -> Result<bool> {
         println!("  {word:<7} {name:<24} {caught} of {repeats}, {wanted} wanted");
     }
     Ok(rows.iter().all(|(_, caught, wanted)| wanted <= caught))
+}
+
+/// Whether a row that failed holds `words`: a change that fails something else was not caught.
+fn is_shown(markdown: &str, words: &str) -> bool {
+    markdown.lines().any(|it| it.starts_with("| FAILED |") && it.contains(words))
 }
 
 #[cfg(test)]
@@ -134,7 +155,7 @@ mod tests {
             assert!(all.iter().any(|it| it.name.contains(kind)), "{kind}");
         }
         for mutation in &all {
-            assert!(!mutation.edit.is_empty(), "{}", mutation.name);
+            assert!(!mutation.edit.is_empty() && !mutation.shows.is_empty(), "{}", mutation.name);
             for edit in &mutation.edit {
                 let text = fs::read_to_string(root.join(&edit.file)).unwrap();
                 let places = text.matches(&edit.find).count();
@@ -146,14 +167,21 @@ mod tests {
 
     #[test]
     fn an_edit_needs_exactly_one_place() {
-        let folder = std::env::temp_dir().join(format!("calor-mutate-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
         let edit =
             |find: &str| Edit { file: "a.rs".into(), find: find.into(), replace: "\nb".into() };
-        fs::write(folder.join("a.rs"), "a c a").unwrap();
-        assert!(edit("a").apply(&folder).is_err() && edit("x").apply(&folder).is_err());
-        edit("c").apply(&folder).unwrap();
-        assert_eq!(fs::read_to_string(folder.join("a.rs")).unwrap(), "a b a");
-        fs::remove_dir_all(&folder).unwrap();
+        let mut files = Files::from([("a.rs".to_owned(), b"a c a".to_vec())]);
+        assert!(edit("a").apply(&mut files).is_err() && edit("x").apply(&mut files).is_err());
+        edit("c").apply(&mut files).unwrap();
+        assert_eq!(files["a.rs"], b"a b a");
+        files.clear();
+        assert!(edit("c").apply(&mut files).is_err(), "a file that is gone");
+    }
+
+    #[test]
+    fn what_fails_for_another_reason_is_not_caught() {
+        let table = "| FAILED | every process | ends well | no such file | exact |\n\
+                     | ok | c, calor: compiles | exactly 0 | 0 | exact |\n";
+        assert!(is_shown(table, "no such file"));
+        assert!(!is_shown(table, "compiles") && !is_shown("", "compiles"));
     }
 }

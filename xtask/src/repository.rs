@@ -3,7 +3,7 @@
 //! Read once and passed to every rule, so that rules are functions and their tests need no
 //! disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -37,16 +37,8 @@ impl Repository {
     /// Reads the repository that cargo runs this task for.
     pub(crate) fn open() -> Result<Self> {
         let root = root()?;
-        let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-        let mut paths: Vec<String> = output(Command::new("git").args(listing).current_dir(&root))?
-            .split('\0')
-            .filter(|it| !it.is_empty())
-            .map(str::to_owned)
-            .collect();
-        paths.sort();
-        paths.dedup();
         let mut files = Vec::new();
-        for path in paths {
+        for path in Self::paths(&root)? {
             // A file that was deleted and not committed yet is still listed.
             if let Ok(bytes) = std::fs::read(root.join(&path)) {
                 let size_bytes = bytes.len() as u64;
@@ -56,6 +48,19 @@ impl Repository {
         let metadata = ["metadata", "--no-deps", "--format-version", "1"];
         let metadata = output(Command::new(cargo()).args(metadata).current_dir(&root))?;
         Ok(Self { root, files, metadata: serde_json::from_str(&metadata)? })
+    }
+
+    /// What git tracks or would track in `root`, in order.
+    pub(crate) fn paths(root: &Path) -> Result<Vec<String>> {
+        let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+        let mut paths: Vec<String> = output(Command::new("git").args(listing).current_dir(root))?
+            .split('\0')
+            .filter(|it| !it.is_empty())
+            .map(str::to_owned)
+            .collect();
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
     }
 
     /// A repository of these files alone.
@@ -113,7 +118,7 @@ pub(crate) fn cargo() -> String {
 }
 
 /// Runs `command` and gives its standard output.
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.output().with_context(|| format!("cannot run {shown}"))?;
     let complaint = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,7 @@
 //! An arm: a process that opens something, computes it again and again, checks every result
 //! against the first and answers with samples.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use calor_telemetry::counter::{CacheCount, Plain};
 use calor_telemetry::{Cache, Change, Counter, Counters, Recorder, Stopwatch};
 
 use crate::arms::ARMS;
+use crate::counts::{Uncounted, heap_of, instructions_of};
 use crate::error::BenchError;
 use crate::host::peak_rss_bytes;
 use crate::measure::digest_of;
@@ -132,21 +134,23 @@ pub fn run_arm(
     let values = probes(&done.values);
     let (items, tokens) = (done.item_count, done.token_count);
     let digest = digest_of(done.values).ok_or_else(|| wrong("no finite numbers"))?;
-    let check = |done: Done| match digest_of(done.values) {
-        Some(again) if again != digest => Err(wrong("a call gave another result than the first")),
-        Some(_) if (done.item_count, done.token_count) != (items, tokens) => {
-            Err(wrong("a call computed another amount than the first"))
+    let check = |done: Done| {
+        let amount = (done.item_count, done.token_count);
+        match digest_of(done.values).ok_or_else(|| wrong("no finite numbers"))? {
+            it if it != digest => Err(wrong("a call gave another result than the first")),
+            _ if amount != (items, tokens) => Err(wrong("a call computed another amount")),
+            _ => Ok(()),
         }
-        Some(_) => Ok(()),
-        None => Err(wrong("no finite numbers")),
     };
     let (settle_ns, call_ns, warm_count) = warm_up(&mut *arm, &check)?;
     let run_count = (SAMPLE_NS / call_ns.max(1)).clamp(1, RUN_COUNT_MAX);
     let steady = counters.snapshot();
     let samples_ns = sampled(&mut *arm, sample_count, run_count, &check)?;
     let end = counters.snapshot();
+    let (host, uncounted) = host_counts(&mut *arm)?;
     let calls = u64::from(sample_count) * run_count;
-    let step = |name: &str, wall_ns| WarmupStep { name: name.to_owned(), wall_ns };
+    let step = |(name, wall_ns): (&str, u64)| WarmupStep { name: name.to_owned(), wall_ns };
+    let warmup = [("open", open_ns), ("first call", first_ns), ("settle", settle_ns)].map(step);
     let cost = arm.cost();
     Ok(Answer {
         first_ns,
@@ -157,21 +161,51 @@ pub fn run_arm(
         values,
         counters: readings(&end.since(&start), &end.since(&steady), calls)
             .chain([("warm.calls".to_owned(), warm_count as i64)])
+            .chain(host)
             .collect(),
+        uncounted,
         versions: signature.versions.iter().map(|it| (it.0.clone(), it.1.clone())).collect(),
         device: Some(signature.model.clone()),
         peak_host_bytes: peak_rss_bytes(),
         peak_device_bytes: arm.device_bytes(),
         moved_bytes: cost.map(|it| it.0),
         flop_count: cost.map(|it| it.1),
-        warmup: vec![
-            step("open", open_ns),
-            step("first call", first_ns),
-            step("settle", settle_ns),
-        ],
+        warmup: warmup.to_vec(),
         ..Answer::default()
     })
 }
+
+/// What one more call asks of the host, as counters, and why some of it is not known.
+type HostCounts = (Vec<(String, i64)>, BTreeMap<String, String>);
+
+/// One call each, behind the samples: counting costs time.
+fn host_counts(arm: &mut dyn Call) -> Result<HostCounts, BenchError> {
+    let (mut found, mut uncounted) = (Vec::new(), BTreeMap::new());
+    let mut done = Ok(());
+    let mut call = || done = std::mem::replace(&mut done, Ok(())).and(arm.call().map(drop));
+    match heap_of(&mut call) {
+        Ok((count, bytes)) => {
+            found.push((HEAP_ALLOCATIONS.to_owned(), count.cast_signed()));
+            found.push((HEAP_BYTES.to_owned(), bytes.cast_signed()));
+        }
+        Err(Uncounted(why)) => {
+            uncounted.insert(HEAP_ALLOCATIONS.to_owned(), why.clone());
+            uncounted.insert(HEAP_BYTES.to_owned(), why);
+        }
+    }
+    match instructions_of(&mut call) {
+        Ok(count) => found.push((INSTRUCTIONS.to_owned(), count.cast_signed())),
+        Err(Uncounted(why)) => {
+            uncounted.insert(INSTRUCTIONS.to_owned(), why);
+        }
+    }
+    done.map(|()| (found, uncounted))
+}
+
+/// Names of these counters in answers.
+const HEAP_ALLOCATIONS: &str = "call.heap.allocations";
+const HEAP_BYTES: &str = "call.heap.bytes";
+const INSTRUCTIONS: &str = "call.instructions";
 
 /// Samples of `run_count` calls each; the last call of each is checked.
 fn sampled(

@@ -9,6 +9,7 @@
 
 mod arm;
 mod arms;
+mod counts;
 mod embedder;
 mod error;
 mod host;

@@ -188,6 +188,8 @@ pub(crate) struct Parsed {
     pub(crate) arguments: Arguments,
     /// The settings of a server as text, where they were asked for.
     pub(crate) settings: Option<String>,
+    /// What every flag comes to, without secrets and without what is embedded.
+    pub(crate) options: serde_json::Value,
 }
 
 /// Understands a command line, the environment's twins of its flags, and a file of settings.
@@ -219,7 +221,8 @@ pub(crate) fn parse(line: &[OsString]) -> Result<Result<Parsed, clap::Error>, Fa
         }
         _ => None,
     };
-    Ok(Ok(Parsed { arguments, settings: shown }))
+    let options = settings::told(&command, &matches);
+    Ok(Ok(Parsed { arguments, settings: shown, options }))
 }
 
 /// Prints the completions of a shell.

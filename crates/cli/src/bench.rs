@@ -132,6 +132,9 @@ pub(crate) struct CompareArguments {
     /// Pairs of a batch; a change is confirmed by a second one.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pairs: u32,
+    /// Decide by times alone, even where both hold the same code: for null comparisons.
+    #[arg(long)]
+    by_times: bool,
     /// File of gates with floors for pairs.
     #[arg(long, value_name = "FILE")]
     gates: Option<PathBuf>,

@@ -9,8 +9,10 @@ mod report;
 mod table;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use calor_embed::{InferencePrecision, ModelInput, input::LongText};
+use calor_telemetry::{Counters, Event, Label, Recorder, Stopwatch, counter::Plain};
 use serde_json::Map;
 
 pub(crate) use checkpoint::open_build;
@@ -70,6 +72,12 @@ pub(crate) fn run(
     let check = arguments.check_precision || narrow;
     let parity = check.then(exact).transpose()?.map(|it| Parity::new(it, precision));
     let mut run = Run {
+        recorder: recording.recorder(),
+        counters: recording.counters.clone(),
+        model: Label::fixed(match arguments.checkpoint.checkpoint {
+            Some(_) => "checkpoint",
+            None => "pipeline",
+        }),
         parity,
         shows: Shows::of(arguments),
         report: Report::new(),
@@ -117,6 +125,10 @@ impl Shows {
 
 /// A run on its way.
 struct Run {
+    recorder: Arc<dyn Recorder>,
+    counters: Arc<Counters>,
+    /// What requests are asked of.
+    model: Label,
     parity: Option<Parity>,
     shows: Shows,
     report: Report,
@@ -146,7 +158,15 @@ impl Run {
 
     fn chunk(&mut self, chunk: Vec<InputItem>, engine: &mut dyn Engine) -> Result<(), Failure> {
         let good: Vec<&Content> = chunk.iter().filter_map(|it| it.content.as_ref().ok()).collect();
+        let watch = Stopwatch::start();
         let results = if good.is_empty() { Vec::new() } else { engine.embed(&good)? };
+        if !good.is_empty() {
+            let made = results.iter().filter_map(|it| it.as_ref().ok());
+            let token_count = made.map(|it| it.token_count as u64).sum();
+            let (model, item_count, wall_ns) = (self.model, good.len() as u64, watch.elapsed_ns());
+            self.recorder.record(Event::RequestDone { model, item_count, token_count, wall_ns });
+            self.counters.increment(Plain::Requests);
+        }
         if let Some(parity) = &mut self.parity {
             parity.measure(&good, &results)?;
         }

@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<Exit, Failure> {
     let line: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    let arguments::Parsed { arguments, settings } = match arguments::parse(&line)? {
+    let arguments::Parsed { arguments, settings, options } = match arguments::parse(&line)? {
         Ok(it) => it,
         Err(err) => {
             // Help and version are answers; clap knows which stream each belongs to.
@@ -73,7 +73,7 @@ fn run() -> Result<Exit, Failure> {
     };
     let environment = Environment::read();
     let quiet = arguments.quiet;
-    let recording = Recording::start(&arguments.telemetry, arguments.command.name());
+    let recording = Recording::start(&arguments.telemetry, arguments.command.name(), options);
     let _listening = listen(&arguments.telemetry, &recording)?;
     let done = match settings {
         Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),

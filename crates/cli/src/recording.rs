@@ -11,8 +11,8 @@ use std::{
 
 use calor_measure::environment::{Gpus, Told, capture, peak_host_bytes};
 use calor_telemetry::{
-    Counters, Log, Null, Record, Recorder, Ring, Snapshot, Stopwatch, clock, jsonl, run,
-    run::RunFacts, trace,
+    Counters, Log, Null, Record, Recorder, Ring, Snapshot, Stopwatch, clock, counter::Plain, jsonl,
+    run, run::RunFacts, trace,
 };
 use serde_json::{Value as Json, json};
 
@@ -34,6 +34,8 @@ const LAST_RUN: &str = "telemetry/last-run.json";
 #[derive(Clone)]
 pub(crate) struct Recording {
     program: &'static str,
+    /// What the command's flags come to, as [`crate::settings::told`] has them.
+    options: Json,
     wanted: TelemetryArguments,
     kept: Kept,
     /// Counters of the run.
@@ -74,7 +76,7 @@ impl Kept {
 
 impl Recording {
     /// Starts to keep what the flags ask for; `program` is the command's name.
-    pub(crate) fn start(wanted: &TelemetryArguments, program: &'static str) -> Self {
+    pub(crate) fn start(wanted: &TelemetryArguments, program: &'static str, options: Json) -> Self {
         let for_files = wanted.telemetry.is_some() || wanted.trace.is_some();
         let kept = match (wanted.no_telemetry, for_files) {
             (true, _) => Kept::Nothing,
@@ -84,6 +86,7 @@ impl Recording {
         let counters = Arc::new(Counters::new());
         Self {
             program,
+            options,
             wanted: wanted.clone(),
             kept,
             start: counters.snapshot(),
@@ -103,7 +106,7 @@ impl Recording {
             telemetry_socket: None,
             no_telemetry: true,
         };
-        Self::start(&wanted, "")
+        Self::start(&wanted, "", Json::Null)
     }
 
     /// Whether every event is kept until the end.
@@ -124,6 +127,7 @@ impl Recording {
     pub(crate) fn view(&self) -> View {
         View {
             program: self.program,
+            options: self.options.clone(),
             started_s: self.started_s,
             kept: self.kept.clone(),
             counters: self.counters.clone(),
@@ -147,7 +151,7 @@ impl Recording {
             true => capture(&Told {
                 code: json!({ "revision": REVISION, "version": VERSION }),
                 variables: &environment.measured,
-                options: json!({}),
+                options: self.options.clone(),
             }),
             false => Json::Null,
         };
@@ -178,6 +182,7 @@ impl Recording {
 #[derive(Clone)]
 pub(crate) struct View {
     program: &'static str,
+    options: Json,
     started_s: u64,
     kept: Kept,
     counters: Arc<Counters>,
@@ -210,9 +215,11 @@ impl View {
             revision: (!REVISION.is_empty()).then(|| REVISION.into()),
             wall_ns,
             environment: Json::Null,
-            options: json!({}),
+            options: self.options.clone(),
             peak_host_bytes: None,
-            peak_device_bytes: None,
+            // Nothing was held on a device by a command that opened none.
+            peak_device_bytes: Some(self.counters.snapshot().get(Plain::PeakDeviceBytes))
+                .filter(|it| 0 < *it),
             energy_mj: None,
             lost_record_count: self.kept.lost_count(),
             legacy_names: self.legacy_names,

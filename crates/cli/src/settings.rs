@@ -9,6 +9,7 @@ use std::path::Path;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, Value as Json};
 
 use crate::exit::Failure;
 
@@ -16,6 +17,10 @@ use crate::exit::Failure;
 const COMMAND: &str = "serve";
 /// Settings that are not shown.
 const SECRETS: [&str; 2] = ["api-key", "admin-key"];
+/// Flags that hold what is embedded.
+const PAYLOADS: [&str; 1] = ["instruction"];
+/// In the place of what is not told.
+const NOT_SHOWN: &str = "(not shown)";
 /// Settings that say where settings are, and those that a file has no say in.
 const OWN: [&str; 3] = ["config", "print-config", "help"];
 
@@ -153,6 +158,55 @@ pub(crate) fn print(
     out
 }
 
+/// What every flag of a command line comes to, given or by default, by its name. Without keys,
+/// without what is embedded, and without what stands in addresses in front of an `@`.
+pub(crate) fn told(command: &Command, matches: &ArgMatches) -> Json {
+    let mut out = Map::new();
+    tell(command, matches, &mut out);
+    out.into()
+}
+
+fn tell(command: &Command, matches: &ArgMatches, out: &mut Map<String, Json>) {
+    for arg in command.get_arguments() {
+        let (Some(long), id) = (arg.get_long(), arg.get_id().as_str()) else { continue };
+        // Flags that end the program are known to it alone.
+        let Ok(Some(raw)) = matches.try_get_raw(id) else { continue };
+        let values: Vec<String> = raw.map(|it| it.to_string_lossy().into_owned()).collect();
+        let is_list = matches!(arg.get_action(), ArgAction::Append);
+        let told = match values.as_slice() {
+            _ if SECRETS.contains(&long) || PAYLOADS.contains(&long) => NOT_SHOWN.into(),
+            [one] if !is_list => word(one),
+            all => all.iter().map(|it| word(it)).collect(),
+        };
+        out.insert(long.to_owned(), told);
+    }
+    if let Some((name, inner)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        out.insert(
+            "command".into(),
+            match out.get("command") {
+                Some(Json::String(outer)) => format!("{outer} {name}").into(),
+                _ => name.into(),
+            },
+        );
+        tell(command, inner, out);
+    }
+}
+
+/// A value as JSON: whole numbers and truth as they are.
+fn word(text: &str) -> Json {
+    match (text.parse::<i64>(), text) {
+        (Ok(number), _) if number.to_string() == text => number.into(),
+        (_, "true") => true.into(),
+        (_, "false") => false.into(),
+        _ => match text.split_once("://").and_then(|it| Some((it.0, it.1.split_once('@')?.1))) {
+            Some((scheme, place)) => format!("{scheme}://{NOT_SHOWN}@{place}").into(),
+            None => text.into(),
+        },
+    }
+}
+
 /// A value as TOML: numbers and truth as they are, everything else quoted.
 fn value(text: &str) -> String {
     let is_plain = text.parse::<i64>().is_ok_and(|it| it.to_string() == text);
@@ -223,6 +277,27 @@ mod tests {
         let again = again.settings.unwrap();
         assert_eq!(values(&again), values(&printed));
         assert!(again.lines().any(|it| it.starts_with("port = 1 ") && it.ends_with("# file")));
+    }
+
+    #[test]
+    fn a_run_tells_its_options_and_no_secret() {
+        let line = ["calor", "serve", "--port=1", "--api-key=hush", "--served-model-name=a"];
+        let told = parsed(&line).options;
+        assert_eq!((&told["command"], &told["port"]), (&"serve".into(), &1.into()));
+        assert_eq!(told["served-model-name"], serde_json::json!(["a"]));
+        assert_eq!(told["max-batch-requests"], 64, "what is not given has its default");
+        assert_eq!(told["print-config"], false);
+        assert_eq!(told["api-key"], "(not shown)");
+        assert!(told.get("admin-key").is_none(), "what is not set is not told");
+        let line = ["calor", "embed", "a private text", "--instruction", "a private word"];
+        let told = parsed(&line).options.to_string();
+        assert!(!told.contains("private") && told.contains("\"instruction\":\"(not shown)\""));
+        let url = ["calor", "accel-info", "--url=https://me:pass@host/x", "--quiet"];
+        let told = parsed(&url).options;
+        assert_eq!(told["url"], "https://(not shown)@host/x");
+        assert_eq!(told["quiet"], true);
+        let inner = parsed(&["calor", "models", "synth", "--seed", "7", "d"]).options;
+        assert_eq!((&inner["command"], &inner["seed"]), (&"models synth".into(), &7.into()));
     }
 
     #[track_caller]

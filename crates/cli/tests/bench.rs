@@ -169,6 +169,56 @@ fn a_suite_whose_arm_fails_is_no_success_and_goes_on_where_it_ended() {
     assert!(answer.err.contains("another run"), "{}", answer.err);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_run_that_was_killed_goes_on_and_is_sealed() {
+    let place = Place::new();
+    place.file("suite.toml", SUITE);
+    let run = [
+        "bench",
+        "run",
+        "--suite",
+        "suite.toml",
+        "--device",
+        "cpu",
+        "--output",
+        "p",
+        "--revision",
+        "0123456789ab",
+        "--quiet",
+    ];
+    let raw = place.0.path().join("p/raw/pooling.mean.jsonl");
+    let lines = || fs::read_to_string(&raw).unwrap_or_default().lines().count();
+    let mut child =
+        place.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut patience = 600;
+    while lines() < 4 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        patience -= 1;
+        assert!(0 < patience, "nothing was measured");
+    }
+    // No chance to tidy up: what is on the disk is all that there is.
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    let kept = fs::read_to_string(&raw).unwrap();
+    let kept = &kept[..kept.rfind('\n').unwrap() + 1];
+    assert!(kept.lines().count() < 14, "it was killed too late to show anything");
+    assert!(!place.0.path().join("p/manifest.json").exists());
+    // Half of a sample, as a machine that lost its power leaves it.
+    fs::write(&raw, format!("{kept}{{\"schema\":\"calor.sample/1.0\",\"case\":\"poo")).unwrap();
+    let answer = place.run(&["bench", "report", "p", "--output", "r.html"]);
+    assert_eq!(answer.code, 3, "what is not sealed is no package: {}", answer.err);
+
+    let answer = place.run(&run);
+    assert_eq!(answer.code, 0, "{}{}", answer.out, answer.err);
+    let whole = place.text("p/raw/pooling.mean.jsonl");
+    assert!(whole.starts_with(kept), "what was measured before stays as it is");
+    assert_eq!(whole.lines().count(), 14);
+    let manifest: Json = serde_json::from_str(&place.text("p/manifest.json")).unwrap();
+    assert_eq!(manifest["sample_count"], 14);
+    assert_eq!(place.run(&["bench", "report", "p", "--output", "r.html"]).code, 0);
+}
+
 #[test]
 fn one_build_in_pairs_with_itself_is_not_slower() {
     let place = Place::new();
@@ -194,11 +244,17 @@ fn one_build_in_pairs_with_itself_is_not_slower() {
         "cpu",
         "--case",
         "pooling.mean",
+        "--by-times",
     ]);
     // A busy machine may keep it from being told; it is no regression.
     assert!([0, 2].contains(&answer.code), "{} {}{}", answer.code, answer.out, answer.err);
     assert!(answer.out.contains("pooling.mean at 64"), "{}", answer.out);
     assert!(!answer.out.contains("left.out"), "{}", answer.out);
+    let alike = ["--base", program, "--head", program, "--suite", "suite.toml", "--output", "r"];
+    let answer = place.run(&[&["bench", "compare"][..], &alike].concat());
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    assert!(answer.out.contains("same code and data"), "{}", answer.out);
+    assert!(!place.0.path().join("r").exists(), "there was nothing to measure");
     place.file("suite.toml", SUITE);
     let answer = place.run(&[
         "bench",
@@ -259,9 +315,23 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     assert!(last["environment"]["host"]["cpu"].is_string() && last.get("legacy").is_none());
     assert!(lines.lines().any(|it| it.contains("\"program_ran\"")));
     let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
-    assert!(1 < trace["traceEvents"].as_array().unwrap().len());
+    // A request, its programs, and arrows from the one to the others.
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |field: &str, value: &str| events.iter().filter(|it| it[field] == value).count();
+    assert_eq!(count("cat", "request_done"), 1);
+    let programs = count("cat", "program_ran");
+    assert!(0 < programs && count("ph", "s") <= programs, "{trace}");
+    assert!(0 < count("ph", "s") && count("ph", "s") == count("ph", "f"), "{trace}");
     let one: Json = serde_json::from_str(&run("t.json", &["--telemetry-names", "legacy"])).unwrap();
     assert!(one["legacy"]["upload_bytes"].is_u64());
+    let options = &one["options"];
+    assert_eq!((&options["command"], &options["precision"]), (&"embed".into(), &"auto".into()));
+    assert_eq!(options["checkpoint"], "seeded/all-MiniLM-L6-v2");
+    assert!(!options.to_string().contains("a text"), "{options}");
+    let memory = &one["memory"];
+    let weights = memory["allocated_bytes"]["weights"].as_u64().unwrap();
+    assert!(weights <= memory["peak_device_bytes"].as_u64().unwrap(), "{memory}");
+    assert_eq!(one["environment"]["options"], *options);
 
     let answer = place.run(&["telemetry", "migrate", "t.jsonl", "--output", "u.jsonl"]);
     assert_eq!(answer.code, 0, "{}", answer.err);

@@ -35,6 +35,9 @@ pub struct Answer {
     /// Readings of counters at the end: name and, in braces, cache.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, i64>,
+    /// Counters that it does not know, and why: its build or its machine does not count them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uncounted: BTreeMap<String, String>,
     /// Programs and libraries by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, String>,

@@ -10,11 +10,12 @@ mod show;
 use serde::Serialize;
 
 use crate::package::Package;
-use crate::pair::{self, Decision, Rule, Verdict};
-use crate::stats::bounds;
+use crate::pair::{self, Batch, Decision, Rule, Shown, Verdict};
+use crate::program::Likeness;
+use crate::stats::{Draw, bounds};
 use crate::summary::ArmSummary;
 
-pub use file::{ExactGate, GateFile, PairGate, RateGate, SpeedGate, SuiteGate};
+pub use file::{ExactGate, GateFile, PairGate, RateGate, SameGate, SpeedGate, SuiteGate};
 
 /// What one gate comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,7 +32,7 @@ pub enum Holds {
 /// One gate with what was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// `exact`, `rate`, `speed`, `suite` or `pair`.
+    /// `exact`, `rate`, `speed`, `suite`, `same` or `pair`.
     pub kind: &'static str,
     /// What it is about.
     pub about: String,
@@ -84,6 +85,8 @@ pub fn decide(file: &GateFile, package: &Package) -> Findings {
         rows.extend(file.speed.iter().filter(|it| is_for(&it.suite)).map(|it| speed(it, package)));
         let suites = file.suite.iter().filter(|it| it.suite == suite);
         rows.extend(suites.map(|it| of_suite(it, package)));
+        let same = file.same.iter().filter(|it| is_for(&it.suite));
+        rows.extend(same.flat_map(|it| of_same(it, package)));
         rows.extend(failures(package));
     }
     if rows.is_empty() {
@@ -167,6 +170,10 @@ fn exact(gate: &ExactGate, package: &Package) -> Finding {
             && it.phase == crate::record::Phase::Warm
     });
     let mut seen: Vec<i64> = Vec::new();
+    if let Some(why) = uncounted(gate, samples.clone()) {
+        let found = format!("not counted here: {why}");
+        return Finding::exact("exact", about, want, found, Holds::Yes);
+    }
     for sample in samples {
         match sample.good().and_then(|it| it.counters.get(counter)) {
             Some(value) => seen.push(*value),
@@ -185,6 +192,20 @@ fn exact(gate: &ExactGate, package: &Package) -> Finding {
     };
     let holds = if holds { Holds::Yes } else { Holds::No };
     Finding::exact("exact", about, want, found, holds)
+}
+
+/// Why no process counts it, where the gate allows that and every process says so.
+fn uncounted<'a>(
+    gate: &ExactGate,
+    samples: impl Iterator<Item = &'a crate::record::Sample>,
+) -> Option<&'a str> {
+    let why = |it: &'a crate::record::Sample| {
+        let answer = it.good()?;
+        let is_counted = answer.counters.contains_key(&gate.counter);
+        answer.uncounted.get(&gate.counter).filter(|_| !is_counted).map(String::as_str)
+    };
+    let all: Option<Vec<&str>> = samples.map(why).collect();
+    all.filter(|_| gate.where_counted)?.first().copied()
 }
 
 fn rate(gate: &RateGate, package: &Package) -> Finding {
@@ -293,7 +314,7 @@ fn pairs(file: &GateFile, package: &Package) -> Vec<Finding> {
         for point in &case.points {
             let decision = found.iter().find(|it| it.size == point.size);
             rows.push(match decision {
-                Some(it) => of_pair(it, rule(&case.name).effect_min),
+                Some(it) => of_pair(it, rule(&case.name).effect_min, package.likeness()),
                 None => Finding::exact(
                     "pair",
                     format!("{} at {}", case.name, point.size),
@@ -307,25 +328,84 @@ fn pairs(file: &GateFile, package: &Package) -> Vec<Finding> {
     rows
 }
 
-fn of_pair(decision: &Decision, effect_min: f64) -> Finding {
+/// One finding for each size: two arms of a suite, by the rounds that they share. A second batch
+/// confirms changes; here one that is seen is already too much.
+fn of_same(gate: &SameGate, package: &Package) -> Vec<Finding> {
+    let SameGate { case, base, head, control, effect_min, pairs_min, .. } = gate;
+    let (effect_min, pairs_min) = (*effect_min, *pairs_min);
+    let rule = Rule { effect_min, pairs_min, ..Rule::STANDARD };
+    let want = format!("the same within {:.1} %", 100.0 * effect_min);
+    let about = |size: &str| format!("{case}{size}, {head} beside {base}");
+    for arm in [base, head, control] {
+        if let Err(Absent(why)) = arms(package, case, arm) {
+            return vec![Finding::exact("same", about(""), want, why, Holds::No)];
+        }
+    }
+    let suite = &package.suite;
+    let points = suite.case(case).map_or(&[][..], |it| &it.points);
+    let one = |size: u64| {
+        let of = |it: &&crate::record::Sample| it.case == *case && it.size == size;
+        let samples: Vec<_> = package.samples.iter().filter(of).cloned().collect();
+        let side = |arm: &str| [base, head, control].iter().position(|it| *it == arm);
+        let batch = Batch::by(&samples, size, 0, suite.observation, side);
+        let mut draw = Draw::named(suite.seed, &format!("{case}/{size}/{head}"));
+        let shown = batch.shows(&rule, &mut draw);
+        let power = pair::power(&[batch.clone(), Batch::default()], &rule, &mut draw);
+        let (holds, found) = match &shown {
+            None => (Holds::No, format!("{} rounds, {pairs_min} asked for", batch.rounds.len())),
+            Some(it) => {
+                let holds = match it.verdict {
+                    Verdict::Same => Holds::Yes,
+                    Verdict::Slower | Verdict::Faster | Verdict::Invalid => Holds::No,
+                    Verdict::Unproven | Verdict::Contaminated | Verdict::Incomparable => {
+                        Holds::Unknown
+                    }
+                };
+                (holds, format!("{}: {}", it.verdict, told(it)))
+            }
+        };
+        Finding {
+            verdict: shown.map(|it| it.verdict),
+            false_alarm_max: power.map(|it| it.false_alarm_max),
+            detectable: power.and_then(|it| it.detectable),
+            ..Finding::exact("same", about(&format!(" at {size}")), want.clone(), found, holds)
+        }
+    };
+    points.iter().map(|it| one(it.size)).collect()
+}
+
+/// What a batch shows, in words.
+fn told(it: &Shown) -> String {
+    let per_cent = |it: f64| 100.0 * it.exp_m1();
+    format!(
+        "{:+.1} % ({:+.1} to {:+.1}), control {:+.1} %",
+        per_cent(it.effect.middle),
+        per_cent(it.effect.low),
+        per_cent(it.effect.high),
+        per_cent(it.control.middle),
+    )
+}
+
+fn of_pair(decision: &Decision, effect_min: f64, likeness: Option<Likeness>) -> Finding {
     let Decision { case, size, pair_counts, verdict, batches, power, failures } = decision;
+    let same_code = matches!(likeness, Some(Likeness::Whole | Likeness::Code));
+    let (verdict, why) = match verdict {
+        // The same instructions at the same addresses are neither; data alone may differ.
+        Verdict::Slower | Verdict::Faster if same_code => {
+            (&Verdict::Unproven, format!(" ({verdict} by times, but both hold the same code)"))
+        }
+        _ if same_code => (verdict, " (both hold the same code)".to_owned()),
+        _ => (verdict, String::new()),
+    };
     let holds = match verdict {
         Verdict::Faster | Verdict::Same => Holds::Yes,
         Verdict::Slower | Verdict::Invalid => Holds::No,
         Verdict::Unproven | Verdict::Contaminated | Verdict::Incomparable => Holds::Unknown,
     };
-    let per_cent = |it: f64| 100.0 * it.exp_m1();
+    let [first, second] = pair_counts;
     let found = match (failures.first(), batches.first()) {
         (Some(why), _) => why.clone(),
-        (None, Some(it)) => format!(
-            "{verdict}: {:+.1} % ({:+.1} to {:+.1}), control {:+.1} %, {} + {} pairs",
-            per_cent(it.effect.middle),
-            per_cent(it.effect.low),
-            per_cent(it.effect.high),
-            per_cent(it.control.middle),
-            pair_counts[0],
-            pair_counts[1],
-        ),
+        (None, Some(it)) => format!("{verdict}: {}, {first} + {second} pairs{why}", told(it)),
         (None, None) => format!("{verdict}: {} pairs are too few", pair_counts[0]),
     };
     Finding {

@@ -267,7 +267,10 @@ impl Runner<'_> {
             }
             self.round(course, point, Phase::Warm, 0, round)?;
         }
-        if job.is_pair && pair::needs_confirmation(&course.samples, point.size, job.suite.seed) {
+        let Suite { observation, seed, .. } = job.suite;
+        let is_unsure =
+            || pair::needs_confirmation(&course.samples, point.size, *observation, *seed);
+        if job.is_pair && is_unsure() {
             for round in 0..rounds.count_min {
                 self.round(course, point, Phase::Warm, 1, round)?;
             }

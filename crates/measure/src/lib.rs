@@ -18,6 +18,7 @@ pub mod order;
 pub mod package;
 pub mod pair;
 mod plot;
+pub mod program;
 pub mod record;
 pub mod report;
 pub mod stats;

@@ -11,6 +11,7 @@ use crate::error::MeasureError;
 use crate::harness::{Job, Progress, run};
 use crate::package::{Package, seal};
 use crate::pair::as_pair;
+use crate::program::Program;
 use crate::suite::Suite;
 
 /// What is asked for.
@@ -45,6 +46,9 @@ pub struct Revision {
     pub dirty: Option<bool>,
     /// Digest of the program, if it is one.
     pub program_blake3: Option<String>,
+    /// What base and head hold, where two programs are compared and what they have in common is
+    /// to be heard.
+    pub sides: Option<[Program; 2]>,
 }
 
 impl Revision {
@@ -60,7 +64,7 @@ impl Revision {
         let commit = git(&["rev-parse", "HEAD"]);
         let code = ["crates", "Cargo.toml", "Cargo.lock", "bench/baselines", "bench/suites"];
         let changed = git(&[&["status", "--porcelain", "--"], &code[..]].concat());
-        Self { dirty: changed.map(|it| !it.is_empty()), commit, program_blake3: None }
+        Self { dirty: changed.map(|it| !it.is_empty()), commit, program_blake3: None, sides: None }
     }
 
     /// With the digest of the program at `path`.
@@ -72,8 +76,12 @@ impl Revision {
     }
 
     fn to_json(&self) -> Json {
-        let Self { commit, dirty, program_blake3 } = self;
-        json!({ "commit": commit, "dirty": dirty, "program_blake3": program_blake3 })
+        let Self { commit, dirty, program_blake3, sides } = self;
+        let mut out = json!({ "commit": commit, "dirty": dirty, "program_blake3": program_blake3 });
+        if let Some([base, head]) = sides {
+            out["sides"] = json!({ "base": base, "head": head });
+        }
+        out
     }
 }
 

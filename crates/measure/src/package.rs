@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 
 use crate::error::MeasureError;
 use crate::pair;
+use crate::program::{Likeness, Program};
 use crate::record::{Sample, read_samples};
 use crate::report;
 use crate::suite::Suite;
@@ -97,6 +98,14 @@ impl Package {
     /// Whether what was measured is a commit without changes.
     pub fn is_clean(&self) -> bool {
         self.manifest.commit.is_some() && self.manifest.dirty == Some(false)
+    }
+
+    /// What the two programs of a pair have in common, where that was looked at.
+    pub fn likeness(&self) -> Option<Likeness> {
+        let side = |name: &str| -> Option<Program> {
+            serde_json::from_value(self.run["revision"]["sides"][name].clone()).ok()
+        };
+        Some(side("base")?.likeness(&side("head")?))
     }
 
     /// When it was run, in seconds since 1970.

@@ -129,13 +129,24 @@ pub struct Shown {
 impl Batch {
     /// Rounds of batch `batch_index` of `samples` at `size` in which every arm ended well.
     pub fn of(samples: &[Sample], size: u64, batch_index: u32, observation: Observation) -> Self {
+        let side = |arm: &str| ARMS.iter().position(|side| arm.ends_with(&format!(" {side}")));
+        Self::by(samples, size, batch_index, observation, side)
+    }
+
+    /// The same with arms that are called otherwise: `side` says which is base, head and control.
+    pub fn by(
+        samples: &[Sample],
+        size: u64,
+        batch_index: u32,
+        observation: Observation,
+        side: impl Fn(&str) -> Option<usize>,
+    ) -> Self {
         let mut rounds: std::collections::BTreeMap<u32, [Option<f64>; 3]> = Default::default();
         let is_in = |it: &&Sample| {
             it.size == size && it.batch_index == batch_index && it.phase == Phase::Warm
         };
         for sample in samples.iter().filter(is_in) {
-            let side = ARMS.iter().position(|side| sample.arm.ends_with(&format!(" {side}")));
-            if let Some(side) = side {
+            if let Some(side) = side(&sample.arm) {
                 rounds.entry(sample.round_index).or_default()[side] = observed(sample, observation);
             }
         }
@@ -193,8 +204,13 @@ pub fn verdict(first: Option<&Shown>, second: Option<&Shown>) -> Verdict {
 }
 
 /// Whether the first batch shows a change that a second one has to confirm.
-pub(crate) fn needs_confirmation(samples: &[Sample], size: u64, seed: u64) -> bool {
-    let batch = Batch::of(samples, size, 0, Observation::Minimum);
+pub(crate) fn needs_confirmation(
+    samples: &[Sample],
+    size: u64,
+    observation: Observation,
+    seed: u64,
+) -> bool {
+    let batch = Batch::of(samples, size, 0, observation);
     let shown = batch.shows(&Rule::STANDARD, &mut Draw::new(seed));
     shown.is_some_and(|it| matches!(it.verdict, Verdict::Slower | Verdict::Faster))
 }

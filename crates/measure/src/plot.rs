@@ -3,6 +3,7 @@
 //! Colours are those of the light page; a page replaces them by its own variables, see
 //! [`Picture::inline`]. The font of the PNG is part of the program, so that text never vanishes.
 
+mod axis;
 mod charts;
 
 use std::sync::Once;
@@ -29,14 +30,15 @@ pub(crate) const PAPER: RGBColor = RGBColor(0xfc, 0xfc, 0xfb);
 pub(crate) const INK: RGBColor = RGBColor(0x2b, 0x2a, 0x28);
 pub(crate) const FAINT: RGBColor = RGBColor(0xe3, 0xe1, 0xdb);
 pub(crate) const QUIET: RGBColor = RGBColor(0x6f, 0x6b, 0x63);
-/// One for each line; blind to no common weakness of colour (after Okabe and Ito).
+/// One for each line; blind to no common weakness of colour (after Okabe and Ito), and dark enough
+/// for words.
 pub(crate) const LINES: [RGBColor; 7] = [
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xbb, 0x61, 0x96),
     RGBColor(0xb0, 0x8a, 0x00),
-    RGBColor(0x46, 0xa0, 0xd8),
+    RGBColor(0x2a, 0x93, 0xd5),
     RGBColor(0x7a, 0x52, 0xc7),
 ];
 

@@ -60,7 +60,8 @@ pub(crate) fn of_case(case: &CaseSummary) -> Result<Vec<Picture>, MeasureError> 
         })
         .filter(|it| !it.points.is_empty())
         .collect();
-    if !curves.is_empty() {
+    // One size is no curve; the table has its number.
+    if !curves.is_empty() && 1 < case.points.len() {
         let title = format!("{}: how often faster ours is", case.name);
         out.push(speedups(&format!("{slug}_speedup"), &title, &case.size_unit, &curves)?);
     }

@@ -3,6 +3,7 @@
 mod codes;
 mod loading;
 mod memory;
+mod metered;
 mod prepare;
 mod proof;
 mod reader;
@@ -30,6 +31,7 @@ use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
 use codes::{Codes, on_threads};
 use memory::{ALIGN_BYTES, Binding, Boundary, Channel, LIVE_BYTES, Lane};
+use metered::Metered;
 use prepare::device_step;
 use weights::Shared;
 
@@ -157,11 +159,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(
-        device: Device,
+        mut device: Device,
         quota_bytes: u64,
         counters: Arc<Counters>,
         recorder: Arc<dyn Recorder>,
     ) -> Self {
+        device.memory = Box::new(Metered::new(device.memory, counters.clone()));
         let device_label = Label::of(device.signature.kind);
         let pool = GpuMemoryPool::new(quota_bytes, counters.clone());
         Self {

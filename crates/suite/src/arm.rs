@@ -134,6 +134,7 @@ impl Request {
             commit: is_known.then(|| commit.to_owned()),
             dirty: is_known.then(|| commit != self.revision),
             program_blake3: None,
+            sides: None,
         };
         let order = Order {
             suite: self.suite.clone(),

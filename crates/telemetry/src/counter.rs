@@ -128,6 +128,10 @@ counters! {
         WeightsBytes as "calor.memory.weights", Bytes, Level;
         /// Memory that a pool granted beyond what was asked, because sizes are rounded up.
         PoolSlackBytes as "calor.memory.pool.slack", Bytes, Level;
+        /// Memory of a device that its buffers hold, those that wait in a pool among them.
+        DeviceBytes as "calor.memory.device", Bytes, Level;
+        /// The most that it was; for several devices the sum of theirs.
+        PeakDeviceBytes as "calor.memory.device.peak", Bytes, Level;
         /// Records that a ring overwrote.
         LostRecords as "calor.telemetry.lost", Count, Total;
     }

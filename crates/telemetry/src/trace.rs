@@ -2,6 +2,7 @@
 //!
 //! Host events with a length become slices of their thread; kernels become slices of their
 //! device; the rest become marks. Slices of one track always nest, as the viewers require.
+//! Arrows lead from a request to the programs that ran for it, wherever that is certain.
 //! The file is written beside its place and renamed, so a reader never sees half of it.
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub fn to_json(records: &[Record]) -> String {
         events.push(named("thread_name", HOST, *index, &thread::name(*index)));
         events.extend(track.slices.iter().map(|it| it.to_json(HOST, *index)));
     }
+    events.extend(arrows(&threads));
     for (index, (device, slices)) in (0_u32..).zip(&devices) {
         events.push(named("thread_name", DEVICES, index, device.text()));
         events.extend(slices.iter().map(|it| it.to_json(DEVICES, index)));
@@ -114,6 +116,46 @@ impl<'a> Track<'a> {
         self.outer.push((start_ns, end_ns));
         self.slices.push(Slice { start_ns, end_ns, record });
     }
+}
+
+/// Arrows from requests to programs: a program that ran while one request alone was under way ran
+/// for it. Where several were, the records do not say, and there is no arrow.
+fn arrows(threads: &BTreeMap<u32, Track<'_>>) -> Vec<Json> {
+    let all = || {
+        let of = |(index, track): (&u32, _)| {
+            let Track { slices, .. }: &Track<'_> = track;
+            slices.iter().map(|it| (*index, it)).collect::<Vec<_>>()
+        };
+        threads.iter().flat_map(of)
+    };
+    let requests: Vec<(u32, &Slice<'_>)> =
+        all().filter(|it| matches!(it.1.record.event, Event::RequestDone { .. })).collect();
+    let mut out = Vec::new();
+    for (track, program) in all() {
+        if !matches!(program.record.event, Event::ProgramRan { .. }) {
+            continue;
+        }
+        let (start_ns, end_ns) = (program.start_ns, program.end_ns);
+        let mut under_way =
+            requests.iter().filter(|it| it.1.start_ns < end_ns && start_ns < it.1.end_ns);
+        let (Some((from, request)), None) = (under_way.next(), under_way.next()) else { continue };
+        if start_ns < request.start_ns || request.end_ns < end_ns {
+            continue;
+        }
+        let id = out.len() / 2;
+        let end = |phase: &str, track: u32, at_ns: u64| {
+            json!({
+                "ph": phase, "id": id, "name": "runs", "cat": "request", "pid": HOST, "tid": track,
+                "ts": micros(at_ns),
+            })
+        };
+        out.push(end("s", *from, request.start_ns));
+        let mut tip = end("f", track, start_ns);
+        // At the slice around this moment, not at the next one.
+        tip["bp"] = "e".into();
+        out.push(tip);
+    }
+    out
 }
 
 /// Adds a kernel after the kernel before it: a device's kernels are read out together, after
@@ -228,6 +270,34 @@ mod tests {
         let got = slices(&[program(5_000, 4_500), request(6_000, 5_000)]);
         assert_eq!(got[0].1, 0.5);
         assert_eq!((got[1].1, got[1].2), (0.5, 5.5));
+    }
+
+    /// Ends of arrows as (phase, id, thread, microseconds).
+    fn ends(records: &[Record]) -> Vec<(String, u64, u64, f64)> {
+        let document: Json = serde_json::from_str(&to_json(records)).unwrap();
+        let events = document["traceEvents"].as_array().unwrap().clone();
+        let row = |it: Json| {
+            let number = |name: &str| it[name].as_u64().unwrap();
+            let at = it["ts"].as_f64().unwrap();
+            (it["ph"].as_str().unwrap().to_owned(), number("id"), number("tid"), at)
+        };
+        events.into_iter().filter(|it| it.get("id").is_some()).map(row).collect()
+    }
+
+    #[test]
+    fn arrows_lead_from_a_request_to_its_programs_on_any_thread() {
+        let on = |thread_index: u32, record: Record| Record { thread_index, ..record };
+        let asked = on(1, request(9_000, 8_000));
+        let (one, two) = (on(7, program(4_000, 2_000)), on(8, program(8_000, 1_000)));
+        let want = [("s", 0, 1, 1.0), ("f", 0, 7, 2.0), ("s", 1, 1, 1.0), ("f", 1, 8, 7.0)];
+        let want = want.map(|it| (it.0.to_owned(), it.1, it.2, it.3));
+        assert_eq!(ends(&[one, two, asked]), want);
+        assert_eq!(ends(&[one, two]), [], "no request, no arrow");
+        // Another request is under way while the second program runs: it may be either's.
+        let other = on(2, request(8_500, 1_000));
+        assert_eq!(ends(&[one, two, asked, other]), want[..2]);
+        // One that began before the request was not for it.
+        assert_eq!(ends(&[on(7, program(4_000, 3_500)), asked]), []);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use calor_embed::packing::Bucket;
 use calor_kernel::Digest;
 use calor_runtime::{Build, Choices, ProgramSpec, Session, WeightSource};
 use calor_telemetry::counter::Plain;
-use calor_telemetry::{Counters, Null};
+use calor_telemetry::{Counters, Event, Null, Record, Recorder, Ring};
 use calor_weights::{Head, ModelConfig};
 
 /// Counts what every thread of the process asks the heap for.
@@ -88,8 +88,9 @@ fn request(
     session.read(program, slots.output, out).unwrap();
 }
 
-#[test]
-fn a_sealed_session_allocates_nothing() {
+/// 200 requests of a sealed session that records to `recorder`: nothing is planned, compiled or
+/// asked of the heap, whoever listens.
+fn steady(recorder: Arc<dyn Recorder>) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/longformer/config.json");
     let config = ModelConfig::from_file(golden).unwrap().text.unwrap();
     let bucket = Bucket::of_tokens(64);
@@ -106,7 +107,7 @@ fn a_sealed_session_allocates_nothing() {
     let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
     let counters = Arc::new(Counters::new());
     let device = driver.open(0).unwrap();
-    let mut build = Build::new(device, u64::MAX, counters.clone(), Arc::new(Null));
+    let mut build = Build::new(device, u64::MAX, counters.clone(), recorder);
     let lane = build.lane();
     let program = build
         .program(&ProgramSpec {
@@ -159,4 +160,15 @@ fn a_sealed_session_allocates_nothing() {
     for counter in [Plain::Plans, Plain::Compiles, Plain::Loads, Plain::Allocations] {
         assert_eq!(change.get(counter), 0, "{counter:?}");
     }
+}
+
+/// One test for both: the count is of the whole process.
+#[test]
+fn a_sealed_session_allocates_nothing_with_telemetry_off_and_on() {
+    steady(Arc::new(Null));
+    let ring = Arc::new(Ring::new(4, 64));
+    steady(ring.clone());
+    let ran = |it: &&Record| matches!(it.event, Event::ProgramRan { .. });
+    assert_eq!(ring.records().iter().filter(ran).count(), 64, "it listened until the end");
+    assert!(0 < ring.overwritten_count(), "and was full");
 }

@@ -10,6 +10,7 @@ use calor_measure::gate::{self, GateFile};
 use calor_measure::harness::Progress;
 use calor_measure::order::{Order, Revision};
 use calor_measure::package::{Package, REPORT_FILE};
+use calor_measure::program::{Likeness, Program};
 
 use super::{CompareArguments, RunArguments, SuiteArguments, evidence};
 use crate::answer;
@@ -62,6 +63,13 @@ pub(super) fn compare(
     }
     order.pairs = Some(arguments.pairs);
     order.revision = order.revision.with_program(&arguments.head);
+    let sides = [&arguments.base, &arguments.head].map(|it| Program::read(it));
+    if let ([Some(base), Some(head)], false) = (sides, arguments.by_times) {
+        if base.likeness(&head) == Likeness::Whole {
+            return same(&base, arguments);
+        }
+        order.revision.sides = Some([base, head]);
+    }
     let gates = match &arguments.gates {
         Some(path) => GateFile::read(path)?,
         None => GateFile::parse(Path::new("no gates"), "schema = \"calor.gate/1.0\"")?,
@@ -73,6 +81,19 @@ pub(super) fn compare(
         evidence::write(path, findings.markdown().as_bytes())?;
     }
     Ok(evidence::exit(findings.exit_code()))
+}
+
+/// Two files that hold the same program: there is nothing to measure.
+fn same(program: &Program, arguments: &CompareArguments) -> Result<Exit, Failure> {
+    let text = format!(
+        "same: base and head hold the same code and data ({}), so nothing was timed",
+        &program.code_blake3[..12],
+    );
+    answer::line(&text)?;
+    if let Some(path) = &arguments.markdown {
+        evidence::write(path, format!("### {text}\n").as_bytes())?;
+    }
+    Ok(Exit::Done)
 }
 
 fn order(
@@ -101,6 +122,7 @@ fn order(
                 commit: Some(commit.unwrap_or(text).to_owned()),
                 dirty,
                 program_blake3: None,
+                sides: None,
             }
         }
         None => Revision::of_repository(&options.root),

@@ -31,6 +31,9 @@ pub struct GateFile {
     /// How pairs are decided.
     #[serde(default)]
     pub pair: Vec<PairGate>,
+    /// Arms of one suite that must take the same time.
+    #[serde(default)]
+    pub same: Vec<SameGate>,
 }
 
 /// A counter that does not vary.
@@ -58,6 +61,9 @@ pub struct ExactGate {
     /// It must be at least this.
     #[serde(default)]
     pub min: Option<i64>,
+    /// Whether it may be unknown where every process says why.
+    #[serde(default)]
+    pub where_counted: bool,
 }
 
 impl ExactGate {
@@ -137,6 +143,29 @@ pub struct PairGate {
     pub pairs_min: usize,
 }
 
+/// Two arms of one suite that must take the same time, decided as a pair of builds is, by the
+/// rounds that they share.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SameGate {
+    /// Its suite; any if not given.
+    #[serde(default)]
+    pub suite: Option<String>,
+    /// Its case.
+    pub case: String,
+    /// What is compared with.
+    pub base: String,
+    /// What must not differ from it.
+    pub head: String,
+    /// The base once more.
+    pub control: String,
+    /// Smallest change that counts, as a part.
+    pub effect_min: f64,
+    /// Fewest rounds that decide.
+    #[serde(default = "pairs_min")]
+    pub pairs_min: usize,
+}
+
 fn pairs_min() -> usize {
     pair::PAIRS_MIN
 }
@@ -176,9 +205,11 @@ impl GateFile {
         if floors.into_iter().any(|it| !(it.is_finite() && 0.0 < it)) {
             return Err(fault("a floor is a number above 0".into()));
         }
-        for it in &file.pair {
+        let pairs = file.pair.iter().map(|it| (it.effect_min, it.pairs_min));
+        let sames = file.same.iter().map(|it| (it.effect_min, it.pairs_min));
+        for (effect_min, pairs_min) in pairs.chain(sames) {
             // Below the noise of any machine a gate only cries wolf.
-            if !(0.005..=1.0).contains(&it.effect_min) || it.pairs_min < pair::PAIRS_MIN {
+            if !(0.005..=1.0).contains(&effect_min) || pairs_min < pair::PAIRS_MIN {
                 let what = format!(
                     "a pair needs effect_min of 0.005 or more and {} pairs or more",
                     pair::PAIRS_MIN

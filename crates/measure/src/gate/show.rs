@@ -6,6 +6,9 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{Finding, Findings, Holds};
 
+/// Longest cell that others are aligned with.
+const CELL_LEN_MAX: usize = 80;
+
 impl Holds {
     /// In a table.
     pub fn word(self) -> &'static str {
@@ -90,7 +93,11 @@ impl fmt::Display for Findings {
             ]
         };
         let rows: Vec<[String; 5]> = self.rows.iter().map(row).collect();
-        let width = |at: usize| rows.iter().map(|it| it[at].chars().count()).max().unwrap_or(0);
+        // Long words of one row push nothing in the others away.
+        let width = |at: usize| {
+            let lens = rows.iter().map(|it| it[at].chars().count());
+            lens.filter(|it| *it <= CELL_LEN_MAX).max().unwrap_or(0)
+        };
         let widths: [usize; 5] = std::array::from_fn(width);
         for row in &rows {
             let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));

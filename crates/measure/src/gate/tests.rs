@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::*;
 use crate::answer::Answer;
 use crate::package::tests::made;
+use crate::record::tests::sample;
 use crate::record::{Outcome, Sample};
 use crate::summary::summarize;
 
@@ -72,6 +75,29 @@ fn counters_are_exact_in_every_process() {
 }
 
 #[test]
+fn what_is_not_counted_needs_a_reason_in_every_process_and_a_gate_that_allows_it() {
+    let gate = EXACT.replace("calor.compiles", "call.instructions");
+    let lenient = format!("{gate}where_counted = true\n");
+    let said = |from: u32| {
+        package(move |it, sample| {
+            if from <= sample.round_index {
+                it.uncounted.insert("call.instructions".into(), "no such unit".into());
+            }
+        })
+    };
+    check(&lenient, &said(0), Holds::Yes, "not counted here: no such unit");
+    check(&gate, &said(0), Holds::No, "does not count it");
+    check(&lenient, &said(1), Holds::No, "does not count it");
+    check(&lenient, &package(|_, _| ()), Holds::No, "does not count it");
+    // Where it is counted it is held to.
+    let counted = package(|it, _| {
+        it.uncounted.insert("call.instructions".into(), "no such unit".into());
+        it.counters.insert("call.instructions".into(), 7);
+    });
+    check(&lenient, &counted, Holds::No, "7");
+}
+
+#[test]
 fn rates_have_bounds_and_nothing_asked_is_invalid() {
     check(RATE, &package(|_, _| ()), Holds::Yes, "100.0 % of 600");
     let set = |hits: i64, misses: i64| {
@@ -114,6 +140,76 @@ fn a_failed_process_fails_the_gates_whatever_they_ask() {
     check(SPEED, &package, Holds::No, "undefined");
 }
 
+/// A pair in which head takes a fifth longer, both times, with what its programs hold.
+fn slow_pair(sides: Option<[&str; 2]>) -> Package {
+    let mut package = package(|_, _| ());
+    package.suite = pair::as_pair(&package.suite, 10);
+    package.run["kind"] = "pair".into();
+    if let Some([base, head]) = sides {
+        let side = |data: &str| json!({ "code_blake3": "c", "data_blake3": data });
+        package.run["revision"]["sides"] = json!({ "base": side(base), "head": side(head) });
+    }
+    package.samples.clear();
+    for (batch, round) in [0, 1].into_iter().flat_map(|it| (0..10).map(move |round| (it, round))) {
+        for (side, ns) in [("base", 1_000_000), ("head", 1_200_000), ("control", 1_000_000)] {
+            for size in [1, 10] {
+                let mut one = sample(&format!("ours {side}"), size, round, ns);
+                one.batch_index = batch;
+                package.samples.push(one);
+            }
+        }
+    }
+    package
+}
+
+#[test]
+fn the_same_code_is_not_called_slower() {
+    check("", &slow_pair(None), Holds::No, "slower: +20.0 %");
+    let other = json!({ "code_blake3": "d", "data_blake3": "x" });
+    let mut package = slow_pair(Some(["x", "y"]));
+    check("", &package, Holds::Unknown, "slower by times, but both hold the same code");
+    assert_eq!(decide(&gates(""), &package).rows[0].verdict, Some(Verdict::Unproven));
+    package.run["revision"]["sides"]["head"] = other;
+    check("", &package, Holds::No, "slower: +20.0 %");
+}
+
+const SAME: &str = "[[same]]\ncase = \"c\"\nbase = \"peer\"\nhead = \"ours\"\n\
+                    control = \"again\"\neffect_min = 0.01\n";
+
+/// Twelve rounds of ours, its peer and a control, each so many parts of a million slower.
+fn arms_that_take([ours, again]: [u64; 2]) -> Package {
+    let mut package = package(|_, _| ());
+    let text = crate::suite::tests::SMALL
+        .replace("[[cases]]", "[arms.again]\nrole = \"control\"\ncommand = [\"true\"]\n[[cases]]");
+    package.suite = crate::suite::Suite::parse(Path::new("s.toml"), &text).unwrap();
+    package.samples.clear();
+    for round in 0..12 {
+        for size in [1, 10] {
+            let noise = u64::from(round * 7 % 5) * 100;
+            for (arm, more) in [("ours", ours), ("peer", 0), ("again", again)] {
+                let ns = 1_000_000 + more + noise;
+                package.samples.push(sample(arm, size, round, ns));
+            }
+        }
+    }
+    package.summary = summarize(&package.suite, &package.samples);
+    package
+}
+
+#[test]
+fn arms_that_must_be_the_same_are_decided_as_a_pair_is() {
+    check(SAME, &arms_that_take([0, 0]), Holds::Yes, "same: +0.0 %");
+    check(SAME, &arms_that_take([9_000, 0]), Holds::Yes, "same: +0.9 %");
+    check(SAME, &arms_that_take([20_000, 0]), Holds::No, "slower: +2.0 %");
+    check(SAME, &arms_that_take([0, 50_000]), Holds::Unknown, "contaminated");
+    check(&SAME.replace("again", "nobody"), &arms_that_take([0, 0]), Holds::No, "no arm");
+    let more = format!("{SAME}pairs_min = 13\n");
+    check(&more, &arms_that_take([0, 0]), Holds::No, "12 rounds, 13 asked for");
+    let rows = decide(&gates(SAME), &arms_that_take([0, 0])).rows;
+    assert_eq!(rows.len(), 2, "one for each size");
+    assert!(rows[0].false_alarm_max.is_some() && rows[0].detectable.is_some());
+}
+
 #[test]
 fn no_gate_at_all_cannot_tell() {
     check("", &package(|_, _| ()), Holds::Unknown, "has none");
@@ -127,6 +223,7 @@ fn gates_that_cannot_fail_are_refused() {
         (RATE.replace("asked_min = 20", "asked_min = 0"), "cannot"),
         (SPEED.replace("1.5", "0"), "above 0"),
         ("[[pair]]\neffect_min = 0.0001".into(), "0.005"),
+        (SAME.replace("0.01", "0.001"), "0.005"),
         ("[[tea]]\n".into(), "tea"),
     ] {
         let text = format!("schema = \"calor.gate/1.0\"\n{text}");

@@ -166,6 +166,70 @@ fn links_and_paths_that_lead_out_are_refused() {
 }
 
 #[test]
+fn archives_that_are_cut_off_or_swell_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("p");
+    made(&folder, 2, 1);
+    let path = place.path().join("p.zip");
+    archive(&folder, &path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let cut = place.path().join("cut.zip");
+    for len in [0, 1, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&cut, &whole[..len]).unwrap();
+        let err = open(&cut).unwrap_err();
+        assert!(matches!(err, MeasureError::Refused { .. }), "{len}: {err}");
+    }
+    // Bytes that change inside are noticed wherever they are.
+    for at in (0..whole.len()).step_by(whole.len() / 23) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        std::fs::write(&cut, &bytes).unwrap();
+        if let Ok(package) = open(&cut) {
+            let sealed = open(&path).unwrap();
+            assert_eq!(package.summary, sealed.summary, "byte {at} is of no part that is read");
+            assert_eq!(package.manifest, sealed.manifest, "byte {at}");
+        }
+    }
+    let swollen = place.path().join("swollen.zip");
+    zip_of(&folder, &swollen, &[("raw/zeros.jsonl", &vec![0; 65 << 20])]);
+    assert!(std::fs::metadata(&swollen).unwrap().len() < 8 << 20);
+    let err = open(&swollen).unwrap_err().to_string();
+    assert!(err.contains("too large"), "{err}");
+}
+
+#[test]
+fn content_that_only_costs_is_refused() {
+    let deep = |name: &'static str| {
+        move |it: &Path| {
+            std::fs::write(it.join(name), "[".repeat(200_000)).unwrap();
+            if name != MANIFEST_FILE {
+                forge(it);
+            }
+        }
+    };
+    check(deep(MANIFEST_FILE), "recursion limit");
+    check(deep(RUN_FILE), "recursion limit");
+    check(deep(SUMMARY_FILE), "recursion limit");
+    let long = |it: &Path| {
+        let path = it.join("raw/c.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}{}\n", " ".repeat(5 << 20))).unwrap();
+        forge(it);
+    };
+    check(long, "longer than");
+    // Numbers that are none, and more of everything than a suite may ask for.
+    let forged = |name: &'static str, from: &'static str, to: &'static str| {
+        move |it: &Path| {
+            edit(it, name, from, to);
+            forge(it);
+        }
+    };
+    check(forged("raw/c.jsonl", "1000001", "1e999"), "line 1");
+    check(forged("raw/c.jsonl", "1000001", "-1"), "line 1");
+    check(forged("raw/c.jsonl", "\"size\":1,", "\"size\":1.5,"), "line 1");
+}
+
+#[test]
 fn the_page_escapes_what_a_package_says_and_needs_nothing_else() {
     let place = tempfile::tempdir().unwrap();
     let package = made(&place.path().join("p"), 2, 1);

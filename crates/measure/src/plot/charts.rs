@@ -5,6 +5,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::axis::{range, short, steps, ticks};
 use super::{FAINT, FONT, INK, LINES, PAPER, Paint, Painted, Picture, QUIET, picture};
 use crate::error::MeasureError;
 
@@ -54,6 +55,8 @@ struct Lines<'a> {
     /// A line across, where nothing differs.
     even: Option<f64>,
     dots: bool,
+    /// How many of the series are lines; the others are points without an order.
+    joined_count: usize,
 }
 
 /// How often faster ours is, over sizes, with intervals.
@@ -63,8 +66,9 @@ pub(crate) fn speedups(
     unit: &str,
     series: &[Series],
 ) -> Result<Picture, MeasureError> {
-    let y = "times as fast as";
-    let lines = Lines { x: unit, y, series, x_is_log: true, even: Some(1.0), dots: true };
+    let (y, joined_count) = ("times as fast as", series.len());
+    let lines =
+        Lines { x: unit, y, series, x_is_log: true, even: Some(1.0), dots: true, joined_count };
     picture(name, title, &lines)
 }
 
@@ -75,7 +79,8 @@ pub(crate) fn scaling(
     unit: &str,
     series: &[Series],
 ) -> Result<Picture, MeasureError> {
-    let lines = Lines { x: unit, y: "ms", series, x_is_log: true, even: None, dots: true };
+    let (x, y, joined_count) = (unit, "ms", series.len());
+    let lines = Lines { x, y, series, x_is_log: true, even: None, dots: true, joined_count };
     picture(name, title, &lines)
 }
 
@@ -85,63 +90,21 @@ pub(crate) fn latencies(
     title: &str,
     series: &[Series],
 ) -> Result<Picture, MeasureError> {
-    let (x, y) = ("part of all calls, %", "ms");
-    picture(name, title, &Lines { x, y, series, x_is_log: false, even: None, dots: false })
+    let (x, y, joined_count) = ("part of all calls, %", "ms", series.len());
+    let lines = Lines { x, y, series, x_is_log: false, even: None, dots: false, joined_count };
+    picture(name, title, &lines)
 }
 
-/// Operations in a second over operations a byte, under what the machine can do.
+/// Operations in a second over operations a byte, under what the machine can do: the first series
+/// is the roof.
 pub(crate) fn rooflines(
     name: &str,
     title: &str,
     series: &[Series],
 ) -> Result<Picture, MeasureError> {
-    let (x, y) = ("operations a byte", "Gop/s");
-    picture(name, title, &Lines { x, y, series, x_is_log: true, even: None, dots: true })
-}
-
-fn range(values: impl Iterator<Item = f64> + Clone) -> Option<(f64, f64)> {
-    let values = values.filter(|it| it.is_finite() && 0.0 < *it);
-    let low = values.clone().fold(f64::INFINITY, f64::min);
-    let high = values.fold(0.0, f64::max);
-    // A single value needs room around it.
-    (low <= high)
-        .then(|| if high / low < 1.2 { (low * 0.8, high * 1.25) } else { (low / 1.1, high * 1.15) })
-}
-
-/// Round places on a logarithmic axis: 1, 2 and 5 of each power of ten, or fewer of them.
-fn ticks((low, high): (f64, f64)) -> Vec<f64> {
-    let of = |digits: &[f64]| -> Vec<f64> {
-        let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
-        let all = powers.flat_map(|it| digits.iter().map(move |digit| digit * 10_f64.powi(it)));
-        all.filter(|it| low <= *it && *it <= high).collect()
-    };
-    let choices = [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
-    let fitting = choices.into_iter().map(of).find(|it| it.len() <= 7);
-    fitting.unwrap_or_else(|| {
-        let powers = of(&[1.0]);
-        powers.iter().copied().step_by(powers.len().div_ceil(7)).collect()
-    })
-}
-
-/// Numbers on axes: short, without zeros that say nothing.
-fn short(value: f64) -> String {
-    let (value, suffix) = match value.abs() {
-        it if 1e9 <= it => (value / 1e9, "G"),
-        it if 1e6 <= it => (value / 1e6, "M"),
-        it if 1e4 <= it => (value / 1e3, "k"),
-        _ => (value, ""),
-    };
-    let text = match value.abs() {
-        it if 100.0 <= it => format!("{value:.0}"),
-        it if 10.0 <= it => format!("{value:.1}"),
-        it if 1.0 <= it => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    };
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
-    };
-    format!("{text}{suffix}")
+    let (x, y, joined_count) = ("operations a byte", "Gop/s", 1);
+    let lines = Lines { x, y, series, x_is_log: true, even: None, dots: true, joined_count };
+    picture(name, title, &lines)
 }
 
 impl Paint for Lines<'_> {
@@ -190,19 +153,22 @@ impl Lines<'_> {
             chart.draw_series([PathElement::new(line, QUIET)]).map_err(fault)?;
         }
         let clamp = |it: f64| it.clamp(y_range.0, y_range.1);
-        for series in self.series {
+        for (index, series) in self.series.iter().enumerate() {
+            let is_joined = index < self.joined_count;
             let colour = LINES[series.colour % LINES.len()];
             let points = &series.points;
             let there = points.iter().rev().map(|it| (it.x, clamp(it.low)));
             let outline: Vec<(f64, f64)> =
                 points.iter().map(|it| (it.x, clamp(it.high))).chain(there).collect();
-            if 1 < points.len() {
+            if is_joined && 1 < points.len() {
                 let band = Polygon::new(outline, colour.mix(0.14));
                 chart.draw_series([band]).map_err(fault)?;
             }
             let line: Vec<(f64, f64)> = points.iter().map(|it| (it.x, it.y)).collect();
-            let style = colour.stroke_width(3);
-            chart.draw_series([PathElement::new(line.clone(), style)]).map_err(fault)?;
+            if is_joined {
+                let style = colour.stroke_width(3);
+                chart.draw_series([PathElement::new(line.clone(), style)]).map_err(fault)?;
+            }
             if self.dots {
                 let dots = line.iter().map(|it| Circle::new(*it, 4, colour.filled()));
                 chart.draw_series(dots).map_err(fault)?;
@@ -355,8 +321,7 @@ impl Paint for Bars<'_> {
             let style = (FONT, size).into_font().color(colour);
             style.pos(Pos::new(at, VPos::Center))
         };
-        for at in 0..=4 {
-            let value = most * f64::from(at) / 4.0;
+        for value in steps(most) {
             let x = place(value);
             let foot = (top + row * self.bars.len() as f64) as i32;
             let line = PathElement::new([(x, top as i32), (x, foot)], FAINT);
@@ -495,18 +460,14 @@ mod tests {
     }
 
     #[test]
-    fn axes_have_a_handful_of_round_places() {
-        assert_eq!(ticks((8.0, 120.0)), [10.0, 20.0, 50.0, 100.0]);
-        assert_eq!(ticks((0.9, 2.2)), [1.0, 1.5, 2.0]);
-        for range in [(1.0, 1e9), (0.3, 0.5), (3.2, 4.4), (500.0, 64_000.0)] {
-            let found = ticks(range);
-            assert!((1..=7).contains(&found.len()), "{range:?}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn axes_have_short_numbers() {
-        let texts = [1e9, 64_000.0, 512.0, 2.5, 0.25, 1000.0].map(short);
-        assert_eq!(texts, ["1G", "64k", "512", "2.5", "0.25", "1000"]);
+    fn points_under_a_roof_are_not_joined() {
+        let lines = |count: usize| {
+            let all: Vec<Series> = (0..count).map(|_| series()).collect();
+            let svg = rooflines("r", "t", &all).unwrap().svg;
+            let thick = svg.matches("stroke-width=\"3\"").count();
+            (thick, svg.matches("<circle").count())
+        };
+        assert_eq!(lines(1), (1, 3));
+        assert_eq!(lines(3), (1, 9));
     }
 }

@@ -8,6 +8,7 @@ use crate::error::MeasureError;
 use crate::history;
 use crate::package::Package;
 use crate::pair::{self, Rule, Verdict};
+use crate::program::Likeness;
 use crate::stats::Interval;
 use crate::summary::{ArmSummary, CaseSummary, Summary};
 
@@ -358,6 +359,12 @@ fn decisions(package: &Package) -> Markup {
         p.about {
             "Each pair is two fresh processes in one round. A change counts when it is larger than "
             "the floor, shows in the fastest processes too, and is confirmed by a second batch."
+        }
+        @if matches!(package.likeness(), Some(Likeness::Whole | Likeness::Code)) {
+            p.flag {
+                "Both hold the same code at the same addresses. What times show here has another "
+                "cause than the code."
+            }
         }
         div.scroll { table.sorts {
             thead { tr {

@@ -74,21 +74,3 @@ fn the_machines_bound_comes_from_the_case_that_shows_it() {
     // A case that is there for the machine is no competition.
     assert!(found.baselines.is_empty());
 }
-
-#[test]
-fn ten_thousand_processes_take_seconds() {
-    let watch = calor_telemetry::Stopwatch::start();
-    let mut many = Vec::new();
-    for round in 0..2_500 {
-        for size in [1, 10] {
-            many.push(sample("ours", size, round, 1000 + u64::from(round % 7)));
-            many.push(sample("peer", size, round, 2000 + u64::from(round % 11)));
-        }
-    }
-    let text: Vec<String> = many.iter().map(|it| serde_json::to_string(it).unwrap()).collect();
-    let read = crate::record::read_samples(Path::new("x"), (text.join("\n") + "\n").as_bytes());
-    let found = summarize(&suite(), &read.unwrap());
-    assert_eq!(found.cases[0].points[0].arms["ours"].process_count, 2_500);
-    let seconds = watch.elapsed_ns() / 1_000_000_000;
-    assert!(seconds < 10 * if cfg!(debug_assertions) { 6 } else { 1 }, "{seconds} s");
-}

@@ -1,0 +1,190 @@
+"""Looks at reports and dashboards in a headless browser, light and dark, wide and narrow.
+
+    python3 -m venv target/browser && target/browser/bin/pip install playwright
+    calor bench report PACKAGE --output target/report.html
+    target/browser/bin/python crates/measure/src/report/check.py target/report.html \
+        --browser "$(command -v chromium)" --pictures target/pictures
+
+Without `--browser` it takes the one that `playwright install chromium` got. Fails on an error in a
+console, on anything that is asked for beside the page, where plots are missing, empty or wider than
+their frame, where words leave their plot, where colours do not follow the theme or can hardly be
+read, and where tables do not sort. It is not part of `cargo xtask test`: nothing else needs a
+browser.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from playwright.sync_api import sync_playwright
+
+# What every plot must have: a place on the page, lines or bars in it, and words that stay inside.
+PLOTS = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
+  const frame = svg.getBoundingClientRect();
+  const words = [...svg.querySelectorAll("text")].filter((it) => it.textContent.trim());
+  const shapes = "polyline, path, rect, line, circle, polygon";
+  const drawn = [...svg.querySelectorAll(shapes)].filter((it) => {
+    const box = it.getBoundingClientRect();
+    return 1 < box.width + box.height;
+  });
+  const out = words.filter((it) => {
+    const box = it.getBoundingClientRect();
+    const slack = 1;
+    return box.left < frame.left - slack || frame.right + slack < box.right
+      || box.top < frame.top - slack || frame.bottom + slack < box.bottom;
+  });
+  const boxes = words.map((it) => ({text: it.textContent, box: it.getBoundingClientRect()}));
+  const met = [];
+  boxes.forEach((a, at) => boxes.slice(at + 1).forEach((b) => {
+    const [x, y] = [a.box, b.box];
+    const wide = Math.min(x.right, y.right) - Math.max(x.left, y.left);
+    const high = Math.min(x.bottom, y.bottom) - Math.max(x.top, y.top);
+    // Boxes of letters have air around them; what really overlaps shares more than that.
+    if (2 < wide && 0.35 * Math.min(x.height, y.height) < high) met.push(a.text + " / " + b.text);
+  }));
+  return {
+    title: svg.closest("figure").querySelector("figcaption").textContent,
+    width: frame.width, height: frame.height, words: words.length, drawn: drawn.length,
+    out: out.map((it) => it.textContent), met,
+  };
+})"""
+
+# The contrast of words with what lies under them, by the formula of WCAG 2.
+CONTRASTS = """() => {
+  const parts = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = (rgb) => {
+    const [r, g, b] = rgb.slice(0, 3).map((it) => {
+      const part = it / 255;
+      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const under = (node) => {
+    for (let it = node; it; it = it.parentElement) {
+      const colour = parts(getComputedStyle(it).backgroundColor);
+      if (colour.length === 3 || (colour.length === 4 && 0 < colour[3])) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const it of document.querySelectorAll("p, td, th, b, span, a, figcaption, h1, h2, svg text")) {
+    if (!it.textContent.trim()) continue;
+    const style = getComputedStyle(it);
+    const colour = parts(it.closest("svg") ? style.fill : style.color);
+    if (colour.length < 3) continue;
+    const [a, b] = [light(colour), light(under(it))].sort((x, y) => y - x);
+    found.push({text: it.textContent.trim().slice(0, 40), ratio: (a + 0.05) / (b + 0.05)});
+  }
+  return found;
+}"""
+
+# Enough for words of this size by WCAG 2, level AA for large ones; plots are drawn large.
+CONTRAST_MIN = 3.0
+
+
+def watched(browser, theme, width, address, faults):
+    page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=theme)
+    page.on("console", lambda it: faults.append(it.text) if it.type == "error" else None)
+    page.on("pageerror", lambda it: faults.append(str(it)))
+    page.on("requestfailed", lambda it: faults.append(f"{it.url}: {it.failure}"))
+
+    def asked(request):
+        if request.url != address and not request.url.startswith("data:"):
+            faults.append(f"asks for something beside the page: {request.url}")
+
+    page.on("request", asked)
+    page.goto(address)
+    return page
+
+
+def plots(page, faults):
+    found = page.evaluate(PLOTS)
+    if not found:
+        faults.append("no plot at all")
+    for it in found:
+        title = it["title"]
+        if it["width"] < 200 or it["height"] < 100:
+            faults.append(f"{title}: is {it['width']:.0f} by {it['height']:.0f}")
+        if it["words"] < 3 or it["drawn"] < 3:
+            faults.append(f"{title}: {it['words']} words and {it['drawn']} shapes are no plot")
+        for text in it["out"]:
+            faults.append(f"{title}: `{text}` leaves the plot")
+        for text in it["met"]:
+            faults.append(f"{title}: words lie on each other: {text}")
+    return len(found)
+
+
+def colours(page, theme, faults):
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    is_dark = sum(int(it) for it in paper.strip("rgb()").split(",")[:3]) < 3 * 128
+    if is_dark != (theme == "dark"):
+        faults.append(f"the page is {paper} in a {theme} theme")
+    for it in page.evaluate(CONTRASTS):
+        if it["ratio"] < CONTRAST_MIN:
+            faults.append(f"`{it['text']}` has a contrast of {it['ratio']:.1f} in {theme}")
+    return paper
+
+
+def works(page, paper, faults):
+    button = page.locator("#theme")
+    button.click()
+    if page.evaluate("getComputedStyle(document.body).backgroundColor") == paper:
+        faults.append("the button changes nothing")
+    button.click()
+    table = page.locator("table.sorts").first
+    head = table.locator("thead button").last
+    head.click()
+    if table.locator("th[aria-sort='ascending']").count() != 1:
+        faults.append("a table does not sort")
+    head.click()
+    if table.locator("th[aria-sort='descending']").count() != 1:
+        faults.append("a table does not sort the other way")
+    for name in page.evaluate("[...document.querySelectorAll('nav a')].map((it) => it.hash.slice(1))"):
+        if not page.evaluate("(name) => !!document.getElementById(name)", name):
+            faults.append(f"#{name} leads nowhere")
+
+
+def look(browser, file, pictures, faults):
+    address = file.resolve().as_uri()
+    count = 0
+    for theme in ("light", "dark"):
+        for width in (1280, 420):
+            own = []
+            page = watched(browser, theme, width, address, own)
+            count = plots(page, own)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            if width < wide:
+                own.append(f"the page is {wide} wide")
+            paper = colours(page, theme, own)
+            if pictures:
+                pictures.mkdir(parents=True, exist_ok=True)
+                name = f"{file.stem}-{theme}-{width}.png"
+                page.screenshot(path=pictures / name, full_page=True)
+            works(page, paper, own)
+            page.close()
+            faults += [f"{file.name}, {theme}, {width} wide: {it}" for it in own]
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pages", nargs="+", type=pathlib.Path)
+    parser.add_argument("--browser")
+    parser.add_argument("--pictures", type=pathlib.Path)
+    arguments = parser.parse_args()
+    faults = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=arguments.browser, args=["--no-sandbox"]
+        )
+        for file in arguments.pages:
+            print(f"{file}: {look(browser, file, arguments.pictures, faults)} plots")
+        browser.close()
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        sys.exit(1)
+    print("ok")
+
+
+main()

@@ -1,0 +1,90 @@
+//! A device's memory with a count of what is held. Not a pool: it decides nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use calor_device::{BufferId, DeviceError, Memory};
+use calor_telemetry::Counters;
+use calor_telemetry::counter::Plain;
+
+/// Passes everything on, and counts the bytes of buffers that are alive and the most that were.
+pub(super) struct Metered {
+    memory: Box<dyn Memory>,
+    counters: Arc<Counters>,
+    sizes: HashMap<BufferId, u64>,
+    held_bytes: u64,
+    peak_bytes: u64,
+}
+
+impl Metered {
+    pub(super) fn new(memory: Box<dyn Memory>, counters: Arc<Counters>) -> Self {
+        Self { memory, counters, sizes: HashMap::new(), held_bytes: 0, peak_bytes: 0 }
+    }
+}
+
+impl Memory for Metered {
+    fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
+        let buffer = self.memory.alloc(bytes)?;
+        self.sizes.insert(buffer, bytes);
+        self.held_bytes += bytes;
+        self.counters.add(Plain::DeviceBytes, bytes);
+        if self.peak_bytes < self.held_bytes {
+            self.counters.add(Plain::PeakDeviceBytes, self.held_bytes - self.peak_bytes);
+            self.peak_bytes = self.held_bytes;
+        }
+        Ok(buffer)
+    }
+
+    fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
+        self.memory.free(buffer)?;
+        let bytes = self.sizes.remove(&buffer).unwrap_or(0);
+        self.held_bytes -= bytes;
+        self.counters.lower(Plain::DeviceBytes, bytes);
+        Ok(())
+    }
+
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.memory.write(buffer, offset, bytes)
+    }
+
+    fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.memory.read(buffer, offset, out)
+    }
+}
+
+impl Drop for Metered {
+    /// What a device still holds goes with it.
+    fn drop(&mut self) {
+        self.counters.lower(Plain::DeviceBytes, self.held_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use calor_device::Driver;
+    use calor_device::null::NullDriver;
+
+    #[test]
+    fn the_most_that_was_held_stays_when_it_is_given_back() {
+        let counters = Arc::new(Counters::new());
+        let memory = NullDriver { claims: &[], memory_bytes: 1000 }.open(0).unwrap().memory;
+        let mut metered = Metered::new(memory, counters.clone());
+        let held = || {
+            let now = counters.snapshot();
+            (now.get(Plain::DeviceBytes), now.get(Plain::PeakDeviceBytes))
+        };
+        let one = metered.alloc(300).unwrap();
+        let two = metered.alloc(400).unwrap();
+        assert!(metered.alloc(400).is_err());
+        assert_eq!(held(), (700, 700), "what was refused is not held");
+        metered.free(one).unwrap();
+        assert!(metered.free(one).is_err());
+        assert_eq!(held(), (400, 700));
+        metered.free(two).unwrap();
+        metered.alloc(600).unwrap();
+        assert_eq!(held(), (600, 700));
+        drop(metered);
+        assert_eq!(held(), (0, 700));
+    }
+}
