@@ -1,10 +1,11 @@
 //! Opening a pipeline, and loading and unloading its models.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use calor_runtime::{Build, LaneId};
 
-use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineOptions};
+use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineFront, PipelineOptions};
 use crate::embedding::MissingModels;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::FuseMoE;
@@ -14,7 +15,6 @@ use crate::model_id::ModelId;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::slots::NeuralModel;
-use crate::temporal::TemporalPositional;
 
 impl PipelineCore {
     /// Opens the fusion and loads every model that the options name. Programs are built when
@@ -36,6 +36,7 @@ impl PipelineCore {
         });
         core.neural = opened.into_iter().collect::<EmbeddingResult<_>>()?;
         core.loaded = core.options.models.iter().copied().collect();
+        core.renew_front();
         Ok(core)
     }
 
@@ -51,6 +52,7 @@ impl PipelineCore {
         let partial = options.missing == MissingModels::AllowPartial;
         let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
         let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
+        let front = PipelineFront::of(&options, Arc::new(hdc));
         Ok(Self {
             programs: Programs::Open(build),
             forms: None,
@@ -60,9 +62,22 @@ impl PipelineCore {
             neural: Vec::new(),
             loaded: BTreeSet::new(),
             fusion,
-            positional: TemporalPositional::new(),
-            hdc,
+            front: Arc::new(front),
         })
+    }
+
+    /// Makes the front anew, after whatever it depends on has changed.
+    pub(super) fn renew_front(&mut self) {
+        let hosts = self.neural.iter().map(|it| it.host().clone()).collect();
+        let fusion = self.fusion.as_ref().map(FuseMoE::rows);
+        let front = PipelineFront {
+            loaded: self.loaded.clone(),
+            hosts,
+            together: self.forms.is_some(),
+            fusion,
+            ..PipelineFront::of(&self.options, self.front.hdc.clone())
+        };
+        self.front = Arc::new(front);
     }
 
     /// Models that answer, in slot order.
@@ -96,6 +111,7 @@ impl PipelineCore {
             self.neural.push(NeuralModel::open(self.lane, need, &self.options)?);
         }
         self.loaded.insert(model_id);
+        self.renew_front();
         Ok(())
     }
 
@@ -110,9 +126,11 @@ impl PipelineCore {
             return Err(EmbeddingError::ModelNotLoaded { model_id });
         }
         self.forms = None;
-        let Self { programs, neural, loaded, .. } = self;
+        let Self { neural, loaded, .. } = self;
         let idle = |it: &mut NeuralModel| !it.models().iter().any(|it| loaded.contains(it));
         let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();
+        self.renew_front();
+        let Self { programs, .. } = self;
         let results: Vec<_> = unused.into_iter().map(|mut it| it.release(programs)).collect();
         let refused = self.options.missing == MissingModels::Refuse;
         if let Some(fusion) = &mut self.fusion

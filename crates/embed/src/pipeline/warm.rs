@@ -119,7 +119,7 @@ impl PipelineCore {
             let most = model.tower().ladder().iter().map(|it| it.sequence_count).max();
             let most = most.unwrap_or(1).max(BATCH_SIZES[BATCH_SIZES.len() - 1]);
             let mut own = Vec::new();
-            for (model_id, name) in model.device_slots() {
+            for (model_id, name) in model.host().device_slots() {
                 let bytes = 4 * most * model_id.slot_dimension();
                 let channel = build.channel(bytes as u64).map_err(device_error)?;
                 own.push((name, channel));
@@ -248,6 +248,7 @@ impl PipelineCore {
         if !fusions.is_empty() {
             self.forms = Some(Forms { together, fusions });
         }
+        self.renew_front();
         Ok(())
     }
 
@@ -257,7 +258,7 @@ impl PipelineCore {
         let Self { programs, neural, .. } = self;
         for model in neural {
             let texts = CHECK_TEXTS.map(|text| NeuralText { text, role: Role::Passage });
-            let prepared = texts.iter().map(|it| model.prepare(it));
+            let prepared = texts.iter().map(|it| model.host().prepare(it));
             let prepared = prepared.collect::<EmbeddingResult<Vec<_>>>()?;
             let items: Vec<PackItem<'_>> = prepared.iter().map(|it| it.item()).collect();
             check_buckets(model.tower_mut(), programs, &items)?;
