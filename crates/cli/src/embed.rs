@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use calor_embed::{InferencePrecision, ModelInput, input::LongText};
 use serde_json::Map;
 
-pub(crate) use checkpoint::open_build;
 pub(crate) use checkpoint::open_embedder;
+pub(crate) use checkpoint::{open_build, threads};
 pub(crate) use engine::{Engine, Made};
 pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
 pub(crate) use recipe::Recipe;

@@ -1,6 +1,7 @@
 //! `calor serve`: the pipeline over HTTP and gRPC until somebody stops it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use calor_server::blocking::{Watch, serve};
 use calor_server::options::{Limits, Secret, Times, TlsFiles};
 use calor_server::{Ended, Opened, Opener, Phase, ServerError, ServerOptions};
 
-use crate::arguments::ServeArguments;
-use crate::embed::{Recipe, open_build};
+use crate::arguments::{RunArguments, ServeArguments};
+use crate::devices::{Wish, check_distinct};
+use crate::embed::{Recipe, open_build, threads};
 use crate::environment::{Environment, now_s};
 use crate::exit::{Exit, Failure, chain};
 use crate::recording::Recording;
@@ -36,12 +38,15 @@ pub(crate) fn run(
     let options = options(arguments);
     let counters = recording.counters.clone();
     // Before anything is pulled: a device that is not there ends the command.
-    drop(open_build(run, &environment, &recording)?);
+    let places = places(arguments)?;
+    for place in &places {
+        drop(open_build(place, &environment, &recording)?);
+    }
     let recipe = Recipe::of(run, &environment, quiet)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));
-    let opener = opener(arguments, environment, recording, recipe);
+    let opener = opener(places, environment, recording, recipe);
     interrupt::hold();
     let mut watch = Told { quiet, scheme };
     match serve(options, opener, clock, counters, &mut watch) {
@@ -59,22 +64,45 @@ pub(crate) fn run(
     }
 }
 
-/// Opens and warms the pipeline: when the server starts, for a swap, and after a failure.
+/// What each place runs with. Places on the processor share its threads.
+fn places(arguments: &ServeArguments) -> Result<Vec<RunArguments>, Failure> {
+    check_distinct(&arguments.devices)?;
+    if arguments.devices.is_empty() {
+        return Ok(vec![arguments.run.clone()]);
+    }
+    let share = threads(&arguments.run).get() / arguments.devices.len();
+    let share = NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN);
+    let place = |device: &Wish| RunArguments {
+        device: device.clone(),
+        threads: Some(share),
+        ..arguments.run.clone()
+    };
+    Ok(arguments.devices.iter().map(place).collect())
+}
+
+/// Opens and warms the pipeline of a place: when the server starts, for a swap, and after a
+/// failure.
 fn opener(
-    arguments: &ServeArguments,
+    runs: Vec<RunArguments>,
     environment: Environment,
     recording: Recording,
     recipe: Recipe,
 ) -> Opener {
-    let run = arguments.run.clone();
-    Arc::new(move || -> EmbeddingResult<Opened> {
+    let named = |(place, it): (usize, &RunArguments)| match runs.len() {
+        1 => it.device.to_string(),
+        // The processor may be there twice.
+        _ => format!("{place}:{}", it.device),
+    };
+    let places = runs.iter().enumerate().map(named).collect();
+    let open = move |place: usize| -> EmbeddingResult<Opened> {
         let failed =
             |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
-        let build = open_build(&run, &environment, &recording).map_err(failed)?;
+        let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
         let (core, report) = PipelineCore::open(build, options)?.warm()?;
         Ok(Opened { engine: Box::new(core), report })
-    })
+    };
+    Opener { places, open: Arc::new(open) }
 }
 
 fn options(arguments: &ServeArguments) -> ServerOptions {
@@ -106,6 +134,7 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
         drain_timeout_ms,
         idle_warm_ms,
         results_cache_mib,
+        devices: _,
         run: _,
     } = arguments.clone();
     let idle = Duration::from_millis(idle_warm_ms);

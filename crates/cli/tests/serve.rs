@@ -98,6 +98,19 @@ fn it_serves_and_ends_well_at_a_signal() {
 }
 
 #[test]
+fn it_serves_from_several_devices() {
+    let root = TempDir::new().unwrap();
+    let server = Server::start(root.path(), &["--devices", "cpu,cpu"]);
+    let page = server.ask("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    for place in ["0:cpu", "1:cpu"] {
+        let line = format!("calor_server_place_ready{{place=\"{place}\"}} 1");
+        assert!(page.contains(&line), "{line}: {page}");
+    }
+    let (code, _) = server.end("-TERM");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
 fn settings_come_from_flags_the_environment_and_a_file() {
     let root = TempDir::new().unwrap();
     let config = root.path().join("calor.toml");
@@ -129,6 +142,7 @@ fn what_cannot_be_served_ends_with_its_reason() {
     for (more, code, want) in [
         (vec!["--port", &port], 4, "choose another `--port`"),
         (vec!["--port", "0", "--device", "wgpu"], 4, "no device `wgpu`"),
+        (vec!["--port", "0", "--devices", "cuda:1,cpu,cuda:1"], 2, "named twice"),
         (vec!["--port", "0", "--tls-cert", "a", "--tls-key", "b"], 2, "no certificate or key"),
         (vec!["--port", "0", "--min-batch-requests", "99"], 2, "min_batch_size"),
         (vec!["--port", "0", "--telemetry", "a.jsonl"], 2, "keeps no events"),

@@ -30,6 +30,12 @@ pub trait Engine: Send {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>;
+
+    /// The pipeline itself, where full batches may be prepared and answered beside one that is
+    /// computed.
+    fn pipeline(&mut self) -> Option<&mut PipelineCore> {
+        None
+    }
 }
 
 /// What is wanted of a batch.
@@ -87,8 +93,28 @@ pub struct Opened {
     pub report: ReadyReport,
 }
 
-/// Opens and warms models: when the server starts, on a swap, and after a failure of the device.
-pub type Opener = Arc<dyn Fn() -> EmbeddingResult<Opened> + Send + Sync>;
+/// Opens and warms the models of a place, counted from 0.
+pub type Open = Arc<dyn Fn(usize) -> EmbeddingResult<Opened> + Send + Sync>;
+
+/// Opens and warms models: when the server starts, on a swap, and after a failure of a device.
+#[derive(Clone)]
+pub struct Opener {
+    /// Where models serve, such as on which device, as it is shown. The same models serve in every
+    /// place.
+    pub places: Vec<String>,
+    /// Opens them.
+    pub open: Open,
+}
+
+impl Opener {
+    /// Of one place.
+    pub fn single(
+        place: impl Into<String>,
+        open: impl Fn() -> EmbeddingResult<Opened> + Send + Sync + 'static,
+    ) -> Self {
+        Self { places: vec![place.into()], open: Arc::new(move |_| open()) }
+    }
+}
 
 impl Engine for PipelineCore {
     fn about(&self) -> About {
@@ -130,6 +156,10 @@ impl Engine for PipelineCore {
             }
         }
     }
+
+    fn pipeline(&mut self) -> Option<&mut PipelineCore> {
+        Some(self)
+    }
 }
 
 /// What requests see of the models that serve now.
@@ -142,14 +172,22 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn of(engine: &dyn Engine, report: ReadyReport, generation: u64) -> Self {
-        let about = engine.about();
+    /// Of the models of every place: those of the first speak for all.
+    pub(crate) fn of(opened: &[Opened], generation: u64) -> Option<Self> {
+        let (Opened { engine, report }, others) = opened.split_first()?;
+        let report = *report;
+        let mut about = engine.about();
+        for other in others {
+            let other = other.engine.about();
+            about.memory_bytes += other.memory_bytes;
+            about.memory_bytes_max += other.memory_bytes_max;
+        }
         let tokenizer = |model: &ModelId| {
             let (tokenizer, limit) = engine.tokenizer(*model)?;
             Some((*model, (Arc::new(tokenizer), limit)))
         };
         let tokenizers = about.models.iter().filter_map(tokenizer).collect();
-        Self { about, report, generation, tokenizers }
+        Some(Self { about, report, generation, tokenizers })
     }
 
     /// How texts of a target are counted: fused vectors by the first model that has tokens.

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     pub(crate) swaps: AtomicU64,
     pub(crate) recoveries: AtomicU64,
     pub(crate) rewarms: AtomicU64,
+    pub(crate) overlapped_batches: AtomicU64,
+    pub(crate) moved_items: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
     latencies: Mutex<Latencies>,
 }
@@ -83,6 +85,8 @@ pub(crate) struct Levels {
     pub(crate) result_count: usize,
     /// Models with whether each answers.
     pub(crate) models: Vec<(&'static str, bool)>,
+    /// Places by name: whether models serve there, and tokens that run.
+    pub(crate) places: Vec<(String, bool, u64)>,
     pub(crate) warm_seconds: f64,
 }
 
@@ -106,6 +110,8 @@ impl Metrics {
             swaps: zero(),
             recoveries: zero(),
             rewarms: zero(),
+            overlapped_batches: zero(),
+            moved_items: zero(),
             busy_ns: zero(),
             latencies: Mutex::default(),
         }
@@ -176,7 +182,7 @@ impl Metrics {
 
     fn levels(&self, page: &mut String, levels: &Levels) {
         let ready = f64::from(u8::from(levels.is_ready));
-        let rows: [(&str, &str, &str, f64); 14] = [
+        let rows: [(&str, &str, &str, f64); 16] = [
             ("te_queue_size", "gauge", "Items that wait.", levels.queue_size as f64),
             ("calor_server_queue_tokens", "gauge", "Tokens that wait.", levels.queue_tokens as f64),
             ("calor_server_requests", "gauge", "Requests inside.", levels.requests_inside as f64),
@@ -195,6 +201,18 @@ impl Metrics {
                 "counter",
                 "Runs while idle.",
                 get(&self.rewarms) as f64,
+            ),
+            (
+                "calor_server_overlapped_batches_total",
+                "counter",
+                "Batches prepared and answered while others were computed.",
+                get(&self.overlapped_batches) as f64,
+            ),
+            (
+                "calor_server_moved_items_total",
+                "counter",
+                "Items that a lost device left to the others.",
+                get(&self.moved_items) as f64,
             ),
             (
                 "calor_server_busy_seconds_total",
@@ -226,6 +244,19 @@ impl Metrics {
             let label = format!("model=\"{model}\"");
             value(page, "calor_server_model_ready", &label, u64::from(*ready));
         }
+        place_lines(page, &levels.places);
+    }
+}
+
+fn place_lines(page: &mut String, places: &[(String, bool, u64)]) {
+    head(page, "calor_server_place_ready", "gauge", "Whether models serve on a device.");
+    for (place, ready, _) in places {
+        let label = format!("place=\"{place}\"");
+        value(page, "calor_server_place_ready", &label, u64::from(*ready));
+    }
+    head(page, "calor_server_place_tokens", "gauge", "Tokens that run on a device.");
+    for (place, _, tokens) in places {
+        value(page, "calor_server_place_tokens", &format!("place=\"{place}\""), *tokens);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::batcher::{Batcher, Surroundings};
+use crate::batcher::{Batcher, Broken, Surroundings};
 use crate::engine::Opener;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
@@ -117,10 +117,12 @@ impl Server {
         // The thread of batches outlives no server, and a server is made with its thread.
         let back: Arc<OnceLock<Weak<Service>>> = Arc::default();
         let (own, runtime) = (back.clone(), tokio::runtime::Handle::current());
-        let on_broken = move || {
+        let on_broken = move |broken: Broken| {
             if let Some(service) = own.get().and_then(Weak::upgrade) {
-                service.broke();
-                runtime.spawn(service.recover());
+                if !broken.others_serve {
+                    service.broke();
+                }
+                runtime.spawn(service.recover(broken));
             }
         };
         let surroundings = Surroundings {
@@ -130,7 +132,7 @@ impl Server {
             idle: options.times.idle,
             on_broken: Box::new(on_broken),
         };
-        let batcher = Batcher::start(options.batch.clone(), surroundings)
+        let batcher = Batcher::start(options.batch.clone(), opener.places.len(), surroundings)
             .map_err(|source| ServerError::Models { source })?;
         let service =
             Arc::new(Service::new(options, metrics, counters, admission, batcher, opener));

@@ -200,7 +200,7 @@ impl Service {
         let job = |it: Counted| {
             let Counted { input, token_count } = it;
             let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
-            (Job { input, wanted: wanted.clone(), token_count, since_ns }, terms)
+            Job { input, wanted: wanted.clone(), terms, since_ns, is_second: false }
         };
         let mut places = Vec::with_capacity(counted.len());
         let mut jobs = Vec::new();
@@ -287,7 +287,11 @@ impl Service {
         let about = live.as_ref().map(|it| &it.about);
         let models = ModelId::iter()
             .map(|it| (it.as_str(), about.is_some_and(|about| about.models.contains(&it))));
+        let place = |(at, name): (usize, &String)| {
+            (name.clone(), self.batcher.serves(at), self.batcher.balancer().load(at))
+        };
         Levels {
+            places: self.opener.places.iter().enumerate().map(place).collect(),
             queue_size,
             queue_tokens,
             requests_inside: self.admission.request_count(),
@@ -304,13 +308,13 @@ impl Service {
 
 enum Place {
     Known(Arc<PipelineOutput>),
-    Joined(Waiting, (Job, ItemTerms)),
+    Joined(Waiting, Job),
     Asked(Option<Promise>),
 }
 
 enum Half {
     Answer(BatchResult<Answer>),
-    Joined(Waiting, (Job, ItemTerms)),
+    Joined(Waiting, Job),
 }
 
 /// An answer that nothing had to be run for.

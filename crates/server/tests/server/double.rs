@@ -53,19 +53,28 @@ pub(crate) const TOKEN_COUNT_MAX: usize = 32;
 /// Opens models that obey `knobs`.
 pub(crate) fn opener(knobs: &Arc<Knobs>) -> Opener {
     let knobs = knobs.clone();
-    Arc::new(move || {
-        std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
-        let left = |it: usize| it.checked_sub(1);
-        let bad = &knobs.bad_opening_count;
-        if bad.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_ok() {
-            return Err(EmbeddingError::GpuError { source: "will not open".into() });
-        }
-        let revision = knobs.opened_count.fetch_add(1, Ordering::Relaxed);
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
-        let tokenizer = TextTokenizer::from_file(&golden.join("bert/tokenizer.json"))?;
-        let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision });
-        Ok(Opened { engine, report: ReadyReport::default() })
-    })
+    Opener::single("double", move || open(&knobs))
+}
+
+/// Opens models in several places that obey knobs of their own.
+pub(crate) fn opener_of(places: &[Arc<Knobs>]) -> Opener {
+    let names = (0..places.len()).map(|it| format!("double:{it}")).collect();
+    let places = places.to_vec();
+    Opener { places: names, open: Arc::new(move |place| open(&places[place])) }
+}
+
+fn open(knobs: &Arc<Knobs>) -> EmbeddingResult<Opened> {
+    std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
+    let left = |it: usize| it.checked_sub(1);
+    let bad = &knobs.bad_opening_count;
+    if bad.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_ok() {
+        return Err(EmbeddingError::GpuError { source: "will not open".into() });
+    }
+    let revision = knobs.opened_count.fetch_add(1, Ordering::Relaxed);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
+    let tokenizer = TextTokenizer::from_file(&golden.join("bert/tokenizer.json"))?;
+    let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision });
+    Ok(Opened { engine, report: ReadyReport::default() })
 }
 
 struct Double {

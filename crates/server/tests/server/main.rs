@@ -11,4 +11,5 @@ mod http;
 mod lifecycle;
 mod limits;
 mod pipeline;
+mod places;
 mod tls;

@@ -63,7 +63,7 @@ fn build() -> Build {
 
 fn opener(dir: &Path) -> Opener {
     let dir = dir.to_owned();
-    Arc::new(move || {
+    Opener::single("cpu", move || {
         let (core, report) = PipelineCore::open(build(), options(&dir))?.warm()?;
         Ok(Opened { engine: Box::new(core), report })
     })
@@ -126,4 +126,35 @@ async fn a_checkpoint_that_is_not_there_keeps_the_server_unready_and_is_named() 
     let err = server.end().await.unwrap_err();
     let calor_server::ServerError::Models { source } = &err else { panic!("{err}") };
     assert!(format!("{source:?} {source}").contains("colbertv2.0"), "{source:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_batches_overlap_and_say_the_same() {
+    let dir = checkpoints();
+    let (mut alone, _) = PipelineCore::open(build(), options(dir.path())).unwrap().warm().unwrap();
+    let change = |it: &mut calor_server::ServerOptions| {
+        it.batch.max_batch_size = 8;
+        it.limits.client_batch_max = 64;
+    };
+    let open = opener(dir.path());
+    let server = Running::with(Arc::new(Knobs::default()), open, change).await;
+    assert!(server.handle.wait_for(Phase::Ready).await);
+    let words = ["heat", "never", "rests", "for", "long", "in", "transit"];
+    let text = |at: usize| format!("{} {at} {}", words[at % 7], words[at % 5]);
+    let texts: Vec<String> = (0..64).map(text).collect();
+    let inputs: Vec<ModelInput> = texts.iter().map(|it| ModelInput::text(it).unwrap()).collect();
+    let want: Vec<_> =
+        alone.embed_batch(&inputs, NOW_S).unwrap().into_iter().map(Result::unwrap).collect();
+    let body = json!({"inputs": texts}).to_string();
+    let rows = server.post("/embed", &body).await.good();
+    for (row, want) in rows.as_array().unwrap().iter().zip(&want) {
+        let want = &want.fused.as_ref().unwrap().vector;
+        assert!(0.999_999 < cosine(&numbers(row), want));
+    }
+    let page = server.get("/metrics").await;
+    let page = String::from_utf8_lossy(&page.body).into_owned();
+    let line = page.lines().find(|it| it.starts_with("calor_server_overlapped_batches_total "));
+    let count: f64 = line.and_then(|it| it.split(' ').next_back()?.parse().ok()).unwrap();
+    // The last batches find no full one behind them.
+    assert!((4.0..=8.0).contains(&count), "{count}");
 }
