@@ -218,6 +218,20 @@ impl FuseMoE {
         Ok(())
     }
 
+    /// Where the gate looks for an expert: what a vector of slots has to be like for the gate to
+    /// give that expert the most. `[8320]`, of no particular length.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn gate_row(&self, expert: usize) -> EmbeddingResult<Vec<f32>> {
+        let len = self.config.input_len;
+        let (mut row, mut gain) = (vec![0.0; len], vec![0.0; len]);
+        self.source.file.read("gating.projection.weight", expert * len, &mut row)?;
+        self.source.file.read("gating.layer_norm.weight", 0, &mut gain)?;
+        row.iter_mut().zip(&gain).for_each(|(row, gain)| *row *= gain);
+        Ok(row)
+    }
+
     /// How the rows that a plan of [`FuseMoE::slot_graph`] leaves are read.
     pub(crate) fn rows(&self) -> FusedRows {
         FusedRows { output_len: self.config.output_len, top_k: self.config.top_k }

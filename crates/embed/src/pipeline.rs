@@ -1,10 +1,13 @@
 //! The pipeline of twelve models and their fusion, on one device, for one caller at a time.
 
 mod batch;
+mod check;
+mod experts;
 mod forms;
 mod front;
 mod load;
 mod models;
+mod parity;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,11 +34,12 @@ use crate::streams::{OverlappedExecutor, StreamPool};
 use crate::tokenizer::LongTokens;
 pub use batch::{ComputedBatch, PreparedBatch};
 use batch::{Draft, Half};
+pub(crate) use check::{CHECK_TEXTS, check_buckets};
 use forms::Forms;
 pub use forms::GroupTimes;
 pub use front::PipelineFront;
-pub use warm::ReadyReport;
-pub(crate) use warm::{CHECK_TEXTS, check_buckets};
+pub use parity::{PrecisionResult, PrecisionRule};
+pub use warm::{LostModels, ReadyReport};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;
@@ -123,7 +127,7 @@ impl PipelineCore {
         self.options.own_forms = own_forms;
     }
 
-    /// What the last group took.
+    /// What the last group took; nothing where the last batch had none.
     pub fn last_group(&self) -> GroupTimes {
         self.times
     }
@@ -201,6 +205,7 @@ impl PipelineCore {
             let place = "a batch that was prepared for other models";
             return Err(EmbeddingError::InternalError { place, source: None });
         }
+        self.times = GroupTimes::default();
         let watch = Stopwatch::start();
         let mut halves: Vec<Option<Half>> = Vec::with_capacity(prepared.items.len());
         let mut together = Vec::new();

@@ -197,6 +197,10 @@ impl NeuralModel {
 }
 
 impl HostSide {
+    pub(crate) fn need(&self) -> Need {
+        self.need
+    }
+
     pub(crate) fn models(&self) -> &[ModelId] {
         &self.models
     }
