@@ -44,6 +44,8 @@ pub(crate) struct Answer {
     pub(crate) queue_ns: u64,
     /// Of its batch.
     pub(crate) inference_ns: u64,
+    /// In programs, where it ran alone and that is known.
+    pub(crate) program_ns: Option<u64>,
     /// Items of its batch.
     pub(crate) batch_count: usize,
 }

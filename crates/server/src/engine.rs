@@ -31,6 +31,12 @@ pub trait Engine: Send {
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>;
 
+    /// Nanoseconds that the last run spent in programs, from their launch to their end, where that
+    /// is known.
+    fn program_ns(&self) -> Option<u64> {
+        None
+    }
+
     /// The pipeline itself, where full batches may be prepared and answered beside one that is
     /// computed.
     fn pipeline(&mut self) -> Option<&mut PipelineCore> {
@@ -155,6 +161,11 @@ impl Engine for PipelineCore {
                 self.embed_models(models, inputs, now_s)
             }
         }
+    }
+
+    fn program_ns(&self) -> Option<u64> {
+        let times = self.last_group();
+        Some(times.launch_ns + times.wait_ns).filter(|it| *it != 0)
     }
 
     fn pipeline(&mut self) -> Option<&mut PipelineCore> {

@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use calor_telemetry::Stopwatch;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::options::Secret;
@@ -145,7 +146,11 @@ pub(crate) fn has_key(wanted: Option<&Secret>, headers: &HeaderMap) -> bool {
 }
 
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let watch = Stopwatch::start();
     let response = next.run(request).await;
+    if let Some(headers::ProgramNs(ns)) = response.extensions().get() {
+        app.metrics.overhead.record_ns(watch.elapsed_ns().saturating_sub(*ns));
+    }
     if let Some(Counted(word)) = response.extensions().get::<Counted>() {
         app.metrics.failed(word);
     }

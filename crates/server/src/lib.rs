@@ -14,6 +14,7 @@ mod grpc;
 mod http;
 mod lifecycle;
 mod listen;
+pub mod load;
 mod metrics;
 mod operations;
 pub mod options;

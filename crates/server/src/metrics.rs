@@ -16,6 +16,8 @@ const RECENT_COUNT: usize = 512;
 /// Requests after the start whose latencies are kept, to be compared with later ones.
 const FIRST_COUNT: usize = 100;
 
+const OVERHEAD: &str = "Seconds outside programs of a request whose one input ran alone.";
+
 /// Why requests fail, as labels.
 pub(crate) const FAILURES: [&str; 11] = [
     "Unhealthy",
@@ -43,6 +45,7 @@ pub(crate) struct Metrics {
     pub(crate) tokenization: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) inference: Histogram,
+    pub(crate) overhead: Histogram,
     pub(crate) input_length: Histogram,
     pub(crate) batch_size: Histogram,
     pub(crate) batch_tokens: Histogram,
@@ -103,6 +106,7 @@ impl Metrics {
             tokenization: Histogram::durations(),
             queue: Histogram::durations(),
             inference: Histogram::durations(),
+            overhead: Histogram::of((0..=80).map(|it| 1e-5 * 1.1_f64.powi(it)).collect()),
             input_length: Histogram::powers(),
             batch_size: Histogram::powers(),
             batch_tokens: Histogram::powers(),
@@ -169,6 +173,7 @@ impl Metrics {
             ("te_request_tokenization_duration", "Seconds of counting.", &self.tokenization),
             ("te_request_queue_duration", "Seconds of waiting.", &self.queue),
             ("te_request_inference_duration", "Seconds of running.", &self.inference),
+            ("calor_server_overhead_seconds", OVERHEAD, &self.overhead),
             ("te_request_input_length", "Tokens of an input.", &self.input_length),
             ("te_batch_next_size", "Items of a batch.", &self.batch_size),
             ("te_batch_next_tokens", "Tokens of a batch.", &self.batch_tokens),

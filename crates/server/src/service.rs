@@ -319,7 +319,7 @@ enum Half {
 
 /// An answer that nothing had to be run for.
 fn known(output: Arc<PipelineOutput>) -> Answer {
-    Answer { output, queue_ns: 0, inference_ns: 0, batch_count: 0 }
+    Answer { output, queue_ns: 0, inference_ns: 0, program_ns: None, batch_count: 0 }
 }
 
 async fn receive(reply: Option<Reply>) -> BatchResult<Answer> {
@@ -355,6 +355,7 @@ impl Answered {
             tokenization_ns: self.tokenization_ns,
             queue_ns: mean(|it| it.queue_ns),
             inference_ns: mean(|it| it.inference_ns),
+            program_ns: good.iter().find_map(|it| it.program_ns).filter(|_| good.len() == 1),
             batch_count: good.iter().map(|it| it.batch_count).max().unwrap_or(0),
         }
     }
@@ -370,6 +371,7 @@ pub(crate) struct Summary {
     pub(crate) tokenization_ns: u64,
     pub(crate) queue_ns: u64,
     pub(crate) inference_ns: u64,
+    pub(crate) program_ns: Option<u64>,
     pub(crate) batch_count: usize,
 }
 

@@ -65,16 +65,20 @@ pub(super) fn groups(batch: Group) -> Vec<(Wanted, Group)> {
 }
 
 fn run_group(place: &Place<'_>, engine: &mut dyn Engine, wanted: &Wanted, group: Group) {
-    let going = Going::of(group);
+    let mut going = Going::of(group);
     let now_s = (place.shared.clock)();
     let results =
         guarded(place, || run_split(&going.inputs, |part| engine.run(wanted, part, now_s)));
+    if going.inputs.len() == 1 && matches!(wanted, Wanted::Fused { .. }) {
+        going.program_ns = engine.program_ns();
+    }
     going.answer(place, results);
 }
 
 /// Items of one group between the queue and their answers.
 pub(super) struct Going {
     start_ns: u64,
+    program_ns: Option<u64>,
     pub(super) inputs: Vec<ModelInput>,
     /// What was around each input, and where its answer goes.
     around: Vec<(Around, Sender)>,
@@ -92,6 +96,7 @@ impl Going {
     pub(super) fn of(group: Group) -> Self {
         let mut going = Self {
             start_ns: now_ns(),
+            program_ns: None,
             inputs: Vec::new(),
             around: Vec::with_capacity(group.len()),
         };
@@ -138,6 +143,7 @@ impl Going {
                 output: Arc::new(output),
                 queue_ns,
                 inference_ns,
+                program_ns: self.program_ns,
                 batch_count,
             });
             // The caller may have gone meanwhile.
