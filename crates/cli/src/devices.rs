@@ -85,6 +85,18 @@ impl fmt::Display for Wish {
     }
 }
 
+impl Wish {
+    /// The number of the NVIDIA GPU that is wished for; none for anything else.
+    pub(crate) fn gpu_number(&self) -> Option<u32> {
+        match self {
+            Self::Exactly(it) if it.kind == Kind::Cuda => {
+                u32::try_from(it.ordinal.unwrap_or(0)).ok()
+            }
+            Self::Exactly(_) | Self::FirstOf(_) => None,
+        }
+    }
+}
+
 /// Refuses a GPU that is named twice: it would hold everything twice. The processor may be.
 ///
 /// # Errors

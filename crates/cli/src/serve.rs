@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use calor_embed::batching::BatchConfig;
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore};
+use calor_measure::environment::Gpus;
 use calor_server::blocking::{Watch, serve};
-use calor_server::options::{Limits, Secret, Times, TlsFiles};
-use calor_server::{Ended, Opened, Opener, Phase, ServerError, ServerOptions};
+use calor_server::options::{DeviceClock, Limits, Secret, Times, TlsFiles};
+use calor_server::{Ended, Opened, Opener, Phase, Progress, ServerError, ServerOptions};
 
 use crate::arguments::{RunArguments, ServeArguments};
 use crate::devices::{Wish, check_distinct};
@@ -35,10 +36,11 @@ pub(crate) fn run(
             .why("it runs for ever, and they would grow for ever")
             .hint("leave out `--telemetry` and `--trace`; counts are at /metrics"));
     }
-    let options = options(arguments);
+    let places = places(arguments)?;
+    let mut options = options(arguments);
+    options.device_clock = device_clock(&places);
     let counters = recording.counters.clone();
     // Before anything is pulled: a device that is not there ends the command.
-    let places = places(arguments)?;
     for place in &places {
         drop(open_build(place, &environment, &recording)?);
     }
@@ -80,6 +82,18 @@ fn places(arguments: &ServeArguments) -> Result<Vec<RunArguments>, Failure> {
     Ok(arguments.devices.iter().map(place).collect())
 }
 
+/// Reads the clocks of GPUs; nothing where there are none. A driver that counts more GPUs than the
+/// process sees may tell of another: then a run is made for nothing.
+fn device_clock(places: &[RunArguments]) -> Option<DeviceClock> {
+    let numbers: Vec<Option<u32>> = places.iter().map(|it| it.device.gpu_number()).collect();
+    if numbers.iter().all(Option::is_none) {
+        return None;
+    }
+    let gpus = Gpus::open();
+    let read = move |place: usize| gpus.clock_mhz((*numbers.get(place)?)?);
+    Some(DeviceClock(Arc::new(read)))
+}
+
 /// Opens and warms the pipeline of a place: when the server starts, for a swap, and after a
 /// failure.
 fn opener(
@@ -94,12 +108,13 @@ fn opener(
         _ => format!("{place}:{}", it.device),
     };
     let places = runs.iter().enumerate().map(named).collect();
-    let open = move |place: usize| -> EmbeddingResult<Opened> {
+    let open = move |place: usize, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
             |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
         let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
-        let (core, report) = PipelineCore::open(build, options)?.warm()?;
+        let core = PipelineCore::open(build, options)?;
+        let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
         Ok(Opened { engine: Box::new(core), report })
     };
     Opener { places, open: Arc::new(open) }
@@ -134,6 +149,7 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
         drain_timeout_ms,
         idle_warm_ms,
         results_cache_mib,
+        otlp_endpoint,
         devices: _,
         run: _,
     } = arguments.clone();
@@ -168,6 +184,8 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
             idle: (!idle.is_zero()).then_some(idle),
         },
         auto_truncate,
+        otlp: otlp_endpoint,
+        device_clock: None,
         results_cache_bytes: results_cache_mib.saturating_mul(1 << 20),
     }
 }

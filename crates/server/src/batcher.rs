@@ -6,6 +6,7 @@
 
 mod overlap;
 mod run;
+mod slowdown;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +21,12 @@ use calor_embed::{EmbeddingError, EmbeddingResult, MultiGpuBalancer, PipelineOut
 use calor_telemetry::clock::now_ns;
 use tokio::sync::oneshot;
 
+use slowdown::Slowdown;
+
 use crate::admission::Admission;
 use crate::engine::{Engine, Wanted};
 use crate::metrics::Metrics;
+use crate::options::DeviceClock;
 
 /// An input on its way to the models.
 pub(crate) struct Job {
@@ -90,6 +94,7 @@ struct Shared {
     admission: Arc<Admission>,
     clock: Clock,
     idle: Option<Duration>,
+    device_clock: Option<DeviceClock>,
 }
 
 /// One place, seen by its thread.
@@ -120,6 +125,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     /// After this long without work the models are run once, to keep a device awake.
     pub(crate) idle: Option<Duration>,
+    /// Reads the clocks of devices.
+    pub(crate) device_clock: Option<DeviceClock>,
     /// Called on a thread after a failure that its models do not survive; they are gone then.
     pub(crate) on_broken: Box<dyn Fn(Broken) + Send + Sync>,
 }
@@ -139,7 +146,8 @@ impl Batcher {
         let balancer = Arc::new(MultiGpuBalancer::new(&ordinals)?);
         let places = ordinals.iter().map(|_| PlaceState::default()).collect();
         let state = State { queue, places, is_closing: false };
-        let Surroundings { metrics, admission, clock, idle, on_broken } = surroundings;
+        let Surroundings { metrics, admission, clock, idle, device_clock, on_broken } =
+            surroundings;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -150,6 +158,7 @@ impl Batcher {
             admission,
             clock,
             idle,
+            device_clock,
         });
         let batcher = Arc::new(Self { shared: shared.clone(), threads: Mutex::default() });
         for index in ordinals {
@@ -304,8 +313,9 @@ enum Next {
 fn serve(place: &Place<'_>) {
     let shared = place.shared;
     let mut engine: Option<Box<dyn Engine>> = None;
+    let mut slowdown = Slowdown::default();
     loop {
-        match next(place) {
+        match next(place, &mut slowdown) {
             Next::Swap(other, done) => {
                 if let Some(old) = engine.replace(other) {
                     retire(old);
@@ -343,7 +353,7 @@ fn serve(place: &Place<'_>) {
     }
 }
 
-fn next(place: &Place<'_>) -> Next {
+fn next(place: &Place<'_>, slowdown: &mut Slowdown) -> Next {
     let shared = place.shared;
     let since_ns = now_ns();
     let mut state = shared.lock();
@@ -379,8 +389,22 @@ fn next(place: &Place<'_>) -> Next {
         if idle_ns.is_some_and(|it| it <= now) {
             return Next::Warm(None);
         }
+        let mut look_ns = None;
+        if let Some(DeviceClock(read)) = shared.device_clock.as_ref().filter(|_| has_engine) {
+            if slowdown.is_due(now) {
+                // Asking a driver takes a moment; nobody else waits for the queue meanwhile.
+                drop(state);
+                let is_slow = slowdown.look(now_ns(), read(place.index));
+                state = shared.lock();
+                if is_slow && state.queue.is_empty() {
+                    return Next::Warm(None);
+                }
+                continue;
+            }
+            look_ns = Some(slowdown.next_ns);
+        }
         let until_ns = state.queue.next_deadline_ns().filter(|_| has_engine);
-        state = match until_ns.into_iter().chain(idle_ns).min() {
+        state = match until_ns.into_iter().chain(idle_ns).chain(look_ns).min() {
             None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(until_ns) => {
                 // A moment more than needed, so that what is due then is due.

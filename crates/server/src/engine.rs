@@ -11,6 +11,7 @@ use calor_embed::{
 };
 
 use crate::options::Target;
+use crate::progress::Progress;
 
 /// Models at work, warm: running them builds nothing.
 pub trait Engine: Send {
@@ -99,8 +100,8 @@ pub struct Opened {
     pub report: ReadyReport,
 }
 
-/// Opens and warms the models of a place, counted from 0.
-pub type Open = Arc<dyn Fn(usize) -> EmbeddingResult<Opened> + Send + Sync>;
+/// Opens and warms the models of a place, counted from 0, and tells how far it is.
+pub type Open = Arc<dyn Fn(usize, &Progress) -> EmbeddingResult<Opened> + Send + Sync>;
 
 /// Opens and warms models: when the server starts, on a swap, and after a failure of a device.
 #[derive(Clone)]
@@ -116,9 +117,9 @@ impl Opener {
     /// Of one place.
     pub fn single(
         place: impl Into<String>,
-        open: impl Fn() -> EmbeddingResult<Opened> + Send + Sync + 'static,
+        open: impl Fn(&Progress) -> EmbeddingResult<Opened> + Send + Sync + 'static,
     ) -> Self {
-        Self { places: vec![place.into()], open: Arc::new(move |_| open()) }
+        Self { places: vec![place.into()], open: Arc::new(move |_, progress| open(progress)) }
     }
 }
 

@@ -18,14 +18,17 @@ pub mod load;
 mod metrics;
 mod operations;
 pub mod options;
+mod progress;
 mod readiness;
 mod refusal;
 mod results;
 mod server;
 mod service;
+mod traces;
 mod wire;
 
 pub use engine::{Engine, Opened, Opener};
 pub use options::{ServerOptions, Target};
+pub use progress::Progress;
 pub use readiness::Phase;
 pub use server::{Ended, Handle, Server, ServerError};

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_embed::{EmbeddingError, EmbeddingResult};
+use calor_embed::{EmbeddingError, EmbeddingResult, ModelId};
 
 use crate::batcher::Broken;
 use crate::engine::{Live, Opened};
@@ -72,6 +72,7 @@ impl Service {
         let _one = self.opening.lock().await;
         let generation = 1 + self.live_generation();
         let places = 0..self.opener.places.len();
+        self.progress.begin();
         let opening = places.clone().map(|place| self.open_apart(place));
         let opened = futures_util::future::join_all(opening).await;
         let opened = opened.into_iter().collect::<EmbeddingResult<Vec<Opened>>>()?;
@@ -79,6 +80,13 @@ impl Service {
         let engines = places.zip(opened.into_iter().map(|it| it.engine)).collect();
         for swapped in self.batcher.swap(engines) {
             swapped.await.map_err(|_| closing())?;
+        }
+        if let Some(live) = &live {
+            let seen = self.progress.seen();
+            let others: Vec<ModelId> =
+                live.about.models.iter().copied().filter(|it| !seen.contains_key(it)).collect();
+            // Models without programs have nothing to check.
+            self.progress.warm(&others, 0);
         }
         self.set_live(live.map(Arc::new));
         self.results.clear();
@@ -104,10 +112,13 @@ impl Service {
     async fn open_apart(&self, place: usize) -> EmbeddingResult<Opened> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let open = self.opener.open.clone();
+        // Models of the first place speak for all.
+        let progress = if place == 0 { self.progress.clone() } else { Arc::default() };
         let body = move || {
             let panicked =
                 |_| EmbeddingError::InternalError { place: "opening of models", source: None };
-            let opened = catch_unwind(AssertUnwindSafe(|| open(place))).map_err(panicked);
+            let opened =
+                catch_unwind(AssertUnwindSafe(|| open(place, &progress))).map_err(panicked);
             // Whoever waits may have gone; the models go with the value then.
             let _ = sender.send(opened.and_then(|it| it));
         };

@@ -55,6 +55,7 @@ pub(crate) struct Metrics {
     pub(crate) rewarms: AtomicU64,
     pub(crate) overlapped_batches: AtomicU64,
     pub(crate) moved_items: AtomicU64,
+    pub(crate) lost_spans: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
     latencies: Mutex<Latencies>,
 }
@@ -116,6 +117,7 @@ impl Metrics {
             rewarms: zero(),
             overlapped_batches: zero(),
             moved_items: zero(),
+            lost_spans: zero(),
             busy_ns: zero(),
             latencies: Mutex::default(),
         }
@@ -187,7 +189,7 @@ impl Metrics {
 
     fn levels(&self, page: &mut String, levels: &Levels) {
         let ready = f64::from(u8::from(levels.is_ready));
-        let rows: [(&str, &str, &str, f64); 16] = [
+        let rows: [(&str, &str, &str, f64); 17] = [
             ("te_queue_size", "gauge", "Items that wait.", levels.queue_size as f64),
             ("calor_server_queue_tokens", "gauge", "Tokens that wait.", levels.queue_tokens as f64),
             ("calor_server_requests", "gauge", "Requests inside.", levels.requests_inside as f64),
@@ -237,6 +239,12 @@ impl Metrics {
                 "Device memory.",
                 levels.memory_bytes_max as f64,
             ),
+            (
+                "calor_server_lost_spans_total",
+                "counter",
+                "Spans that no collector took.",
+                get(&self.lost_spans) as f64,
+            ),
             ("calor_server_results", "gauge", "Results kept.", levels.result_count as f64),
             ("calor_server_warm_seconds", "gauge", "Seconds of warming up.", levels.warm_seconds),
         ];
@@ -244,12 +252,16 @@ impl Metrics {
             head(page, name, kind, doc);
             let _ = writeln!(page, "{name} {amount}");
         }
-        head(page, "calor_server_model_ready", "gauge", "Whether a model answers.");
-        for (model, ready) in &levels.models {
-            let label = format!("model=\"{model}\"");
-            value(page, "calor_server_model_ready", &label, u64::from(*ready));
-        }
+        model_lines(page, &levels.models);
         place_lines(page, &levels.places);
+    }
+}
+
+fn model_lines(page: &mut String, models: &[(&'static str, bool)]) {
+    head(page, "calor_server_model_ready", "gauge", "Whether a model answers.");
+    for (model, ready) in models {
+        let label = format!("model=\"{model}\"");
+        value(page, "calor_server_model_ready", &label, u64::from(*ready));
     }
 }
 

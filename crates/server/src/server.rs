@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::options::ServerOptions;
 use crate::readiness::Phase;
 use crate::service::Service;
+use crate::traces::Traces;
 use crate::{grpc, http, listen};
 
 /// Why a server does not start, or ends by itself.
@@ -130,12 +131,14 @@ impl Server {
             admission: admission.clone(),
             clock,
             idle: options.times.idle,
+            device_clock: options.device_clock.clone(),
             on_broken: Box::new(on_broken),
         };
         let batcher = Batcher::start(options.batch.clone(), opener.places.len(), surroundings)
             .map_err(|source| ServerError::Models { source })?;
-        let service =
-            Arc::new(Service::new(options, metrics, counters, admission, batcher, opener));
+        let traces = options.otlp.clone().map(|it| Traces::start(it, metrics.clone()));
+        let service = Service::new(options, metrics, counters, admission, batcher, opener, traces);
+        let service = Arc::new(service);
         // Set once, right here.
         let _ = back.set(Arc::downgrade(&service));
         Ok(Self { service, listener, tls, address, stop: watch::Sender::new(false) })
@@ -175,6 +178,9 @@ impl Server {
         let batcher = service.batcher.clone();
         // It blocks until the last batch is done.
         let _ = tokio::task::spawn_blocking(move || batcher.stop()).await;
+        if let Some(traces) = &service.traces {
+            traces.finish().await;
+        }
         opened.map_err(|source| ServerError::Models { source })?;
         Ok(if drained { Ended::Drained } else { Ended::CutOff })
     }

@@ -16,9 +16,11 @@ use crate::counting::{Counted, Cut, Input, count};
 use crate::engine::{Live, Opener, Wanted};
 use crate::metrics::{Levels, Metrics, add};
 use crate::options::{ServerOptions, Target};
+use crate::progress::Progress;
 use crate::readiness::{Phase, Readiness};
 use crate::refusal::Refusal;
 use crate::results::{Looked, Promise, Results, Waiting};
+use crate::traces::Traces;
 
 /// Texts of so many bytes in all are counted on a thread that may be blocked.
 const INLINE_BYTES_MAX: usize = 16 << 10;
@@ -34,6 +36,9 @@ pub(crate) struct Service {
     pub(crate) connection_count: AtomicUsize,
     pub(crate) batcher: Arc<Batcher>,
     pub(crate) opener: Opener,
+    /// How far the opening of models is, or the last one came.
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) traces: Option<Traces>,
     /// Held while models are opened: one opening at a time.
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) started_ns: u64,
@@ -77,6 +82,7 @@ impl Service {
         admission: Arc<Admission>,
         batcher: Arc<Batcher>,
         opener: Opener,
+        traces: Option<Traces>,
     ) -> Self {
         let results = Results::new(options.results_cache_bytes, counters.clone());
         Self {
@@ -89,6 +95,8 @@ impl Service {
             connection_count: AtomicUsize::new(0),
             batcher,
             opener,
+            progress: Arc::default(),
+            traces,
             opening: tokio::sync::Mutex::new(()),
             started_ns: now_ns(),
             live: RwLock::new(None),

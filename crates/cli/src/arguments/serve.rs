@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use calor_server::Target;
+use calor_server::options::OtlpEndpoint;
 use clap::Args;
 
 use super::RunArguments;
@@ -105,6 +106,9 @@ pub(crate) struct ServeArguments {
     /// Most MiB of results that are kept for inputs that come again; nothing is kept if it is 0.
     #[arg(long, value_name = "MIB", default_value_t = 256, help_heading = "Limits")]
     pub(crate) results_cache_mib: u64,
+    /// Send spans of requests to this collector, OTLP over HTTP in JSON: http://HOST:PORT.
+    #[arg(long, value_name = "URL", help_heading = "Server")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
     /// Serve from each of these devices, such as cuda:0,cuda:1: the same models on each, and work
     /// for whichever is free. May be repeated; cpu may be named more than once.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', value_parser = super::embed::device,

@@ -114,10 +114,21 @@ impl PipelineCore {
     /// [`EmbeddingError::GpuError`] with the bytes wanted and left when it does not fit; nothing
     /// was allocated then. [`EmbeddingError::WarmupMismatch`] for a bucket that computes something
     /// else than the smallest. What the device says.
-    pub fn warm(mut self) -> EmbeddingResult<(Self, ReadyReport)> {
+    pub fn warm(self) -> EmbeddingResult<(Self, ReadyReport)> {
+        self.warm_telling(&mut |_, _| ())
+    }
+
+    /// As [`PipelineCore::warm`]; `told` hears the models of each checkpoint whose programs all ran
+    /// and agreed, and the nanoseconds that this took.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn warm_telling(
+        mut self,
+        told: &mut dyn FnMut(&[ModelId], u64),
+    ) -> EmbeddingResult<(Self, ReadyReport)> {
         let watch = Stopwatch::start();
-        let mut taken = Taken::default();
-        let report = self.build_and_check(&mut taken).map_err(|it| it.source)?;
+        let report = self.build_and_check(&mut Taken::default(), told).map_err(|it| it.source)?;
         self.sealed(report, watch)
     }
 
@@ -131,7 +142,7 @@ impl PipelineCore {
         let mut lost = Vec::new();
         loop {
             let mut taken = Taken::default();
-            let failed = match self.build_and_check(&mut taken) {
+            let failed = match self.build_and_check(&mut taken, &mut |_, _| ()) {
                 Ok(report) => {
                     let (core, report) = self.sealed(report, watch)?;
                     return Ok((core, report, lost));
@@ -162,7 +173,11 @@ impl PipelineCore {
     }
 
     /// Everything up to the seal.
-    fn build_and_check(&mut self, taken: &mut Taken) -> Result<ReadyReport, Failed> {
+    fn build_and_check(
+        &mut self,
+        taken: &mut Taken,
+        told: &mut dyn FnMut(&[ModelId], u64),
+    ) -> Result<ReadyReport, Failed> {
         let together = self.options.device_slots && self.loaded().count() == 12;
         let together = together && self.fusion.is_some();
         if together {
@@ -182,7 +197,7 @@ impl PipelineCore {
         };
         let step_count = wanted.iter().zip(&ids).map(step_count).sum();
         let check = Stopwatch::start();
-        self.check()?;
+        self.check(told)?;
         Ok(ReadyReport {
             program_count: ids.len(),
             step_count,
@@ -386,13 +401,15 @@ impl PipelineCore {
     }
 
     /// Runs every program once: each bucket with the same texts, which must give the same.
-    fn check(&mut self) -> Result<(), Failed> {
+    fn check(&mut self, told: &mut dyn FnMut(&[ModelId], u64)) -> Result<(), Failed> {
         let want = self.options.precision.cosine_min();
         let Self { programs, neural, .. } = self;
         for (index, model) in neural.iter_mut().enumerate() {
+            let watch = Stopwatch::start();
             let checked = catch_unwind(AssertUnwindSafe(|| check_model(model, programs)));
             let checked = checked.unwrap_or_else(|_| Err(panicked("a model's check")));
             checked.map_err(|source| Failed { model: Some(index), source })?;
+            told(model.models(), watch.elapsed_ns());
         }
         self.check_forms(want).map_err(Failed::whole)
     }

@@ -47,10 +47,6 @@ pub(crate) fn priority(word: &str) -> Result<Priority, Refusal> {
     }
 }
 
-/// Nanoseconds in programs of an answer whose one input ran alone.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ProgramNs(pub(super) u64);
-
 /// An answer with where it came from: device, precision, batch, cache and times in ms.
 pub(super) fn with_provenance(
     answer: impl IntoResponse,
@@ -58,9 +54,7 @@ pub(super) fn with_provenance(
     about: &About,
 ) -> Response {
     let mut response = answer.into_response();
-    if let Some(ns) = summary.program_ns {
-        response.extensions_mut().insert(ProgramNs(ns));
-    }
+    response.extensions_mut().insert(*summary);
     let headers = response.headers_mut();
     let kind = if about.device == "cpu" { "cpu" } else { "gpu+optimized" };
     headers.insert("x-compute-type", HeaderValue::from_static(kind));

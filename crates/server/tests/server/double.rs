@@ -15,7 +15,7 @@ use calor_embed::{
     PipelineOutput, SparseVector, TokenMatrix,
 };
 use calor_server::engine::{About, Wanted};
-use calor_server::{Engine, Opened, Opener};
+use calor_server::{Engine, Opened, Opener, Progress};
 
 /// What the next batches do instead of computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,17 +53,18 @@ pub(crate) const TOKEN_COUNT_MAX: usize = 32;
 /// Opens models that obey `knobs`.
 pub(crate) fn opener(knobs: &Arc<Knobs>) -> Opener {
     let knobs = knobs.clone();
-    Opener::single("double", move || open(&knobs))
+    Opener::single("double", move |progress| open(&knobs, progress))
 }
 
 /// Opens models in several places that obey knobs of their own.
 pub(crate) fn opener_of(places: &[Arc<Knobs>]) -> Opener {
     let names = (0..places.len()).map(|it| format!("double:{it}")).collect();
     let places = places.to_vec();
-    Opener { places: names, open: Arc::new(move |place| open(&places[place])) }
+    Opener { places: names, open: Arc::new(move |place, progress| open(&places[place], progress)) }
 }
 
-fn open(knobs: &Arc<Knobs>) -> EmbeddingResult<Opened> {
+fn open(knobs: &Arc<Knobs>, progress: &Progress) -> EmbeddingResult<Opened> {
+    progress.warm(&[ModelId::Semantic], 7_000_000);
     std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
     let left = |it: usize| it.checked_sub(1);
     let bad = &knobs.bad_opening_count;

@@ -53,6 +53,8 @@ pub(crate) fn options() -> ServerOptions {
             idle: None,
         },
         auto_truncate: true,
+        otlp: None,
+        device_clock: None,
         results_cache_bytes: 0,
     }
 }

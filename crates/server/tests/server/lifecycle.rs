@@ -29,10 +29,15 @@ async fn probes_answer_while_models_warm_up_and_nothing_else_does() {
         (&probe["status"], &probe["models"]["semantic"]),
         (&"warming up".into(), &false.into())
     );
+    // It is warm before it answers.
+    assert_eq!((&probe["warm"]["semantic"], &probe["warm"]["code"]), (&true.into(), &false.into()));
     assert!(server.handle.wait_for(Phase::Ready).await);
     for path in ["/health", "/readyz", "/startupz", "/", "/info", "/warmup"] {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
+    let report = server.get("/warmup").await.json();
+    assert_eq!(report["models_ms"]["semantic"], 7.0);
+    assert_eq!(report["models_ms"].as_object().unwrap().len(), 12);
     let probe = server.get("/readyz").await.json();
     assert_eq!(probe["models"].as_object().unwrap().values().filter(|it| **it == true).count(), 12);
 }

@@ -142,3 +142,25 @@ async fn the_slowest_of_a_hundred_during_a_rewarm_waits_for_one_run_at_most() {
     // A re-warm is one run of 5 ms between two batches; the rest is the machine's noise.
     assert!(during.p99_ms <= quiet.p99_ms + 5.0 + 40.0, "{quiet:?} {during:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_drops_has_the_models_run_beside_serving() {
+    let mhz = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(1980));
+    let own = mhz.clone();
+    let read = move |_| Some(own.load(Ordering::Relaxed));
+    let server = Running::start(|it| {
+        it.device_clock = Some(calor_server::options::DeviceClock(std::sync::Arc::new(read)));
+    })
+    .await;
+    let rewarms = || {
+        let texts = server.knobs.texts.lock().unwrap();
+        texts.iter().filter(|it| *it == "still warm").count()
+    };
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(rewarms(), 0, "nothing has dropped");
+    mhz.store(345, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(rewarms(), 1, "once, and not again and again");
+    let row = server.post("/embed", r#"{"inputs": "heat"}"#).await.good();
+    close(&numbers(&row[0]), &fused("heat"));
+}

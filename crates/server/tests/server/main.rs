@@ -15,3 +15,4 @@ mod load;
 mod pipeline;
 mod places;
 mod tls;
+mod traces;

@@ -25,13 +25,17 @@ use crate::fixture::{NOW_S, Running, numbers};
 
 /// Every checkpoint, tiny.
 fn checkpoints() -> TempDir {
+    seeded(7)
+}
+
+fn seeded(seed: u64) -> TempDir {
     let dir = TempDir::new().unwrap();
     let models: Vec<&SynthModel> = SYNTH_MODELS
         .iter()
         .filter(|it| PUBLISHED.iter().any(|need| need.name == it.name))
         .collect();
     let options =
-        SynthOptions { profile: SynthProfile::Tiny, seed: 7, dtype: Dtype::F32, models: &models };
+        SynthOptions { profile: SynthProfile::Tiny, seed, dtype: Dtype::F32, models: &models };
     synth(&options, dir.path(), &mut ()).unwrap();
     dir
 }
@@ -63,8 +67,9 @@ fn build() -> Build {
 
 fn opener(dir: &Path) -> Opener {
     let dir = dir.to_owned();
-    Opener::single("cpu", move || {
-        let (core, report) = PipelineCore::open(build(), options(&dir))?.warm()?;
+    Opener::single("cpu", move |progress| {
+        let core = PipelineCore::open(build(), options(&dir))?;
+        let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
         Ok(Opened { engine: Box::new(core), report })
     })
 }
@@ -157,4 +162,59 @@ async fn full_batches_overlap_and_say_the_same() {
     let count: f64 = line.and_then(|it| it.split(' ').next_back()?.parse().ok()).unwrap();
     // The last batches find no full one behind them.
     assert!((4.0..=8.0).contains(&count), "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_file_that_is_swapped_under_load_changes_no_answer_until_it_is_opened() {
+    let (dir, others) = (checkpoints(), seeded(8));
+    let server = Running::with(Arc::new(Knobs::default()), opener(dir.path()), |it| {
+        it.admin_key = Some(calor_server::options::Secret::new("k"));
+    })
+    .await;
+    assert!(server.handle.wait_for(Phase::Ready).await);
+    let name = "all-MiniLM-L6-v2";
+    let body = json!({"input": "heat is energy in transit", "model": "entity"}).to_string();
+    let ask = async || -> Vec<f32> {
+        let answer = server.post("/v1/embeddings", &body).await.good();
+        numbers(&answer["data"][0]["embedding"])
+    };
+    let before = ask().await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (mut client, own, load) = (server.connect().await, stop.clone(), body.clone());
+    let want = before.clone();
+    let busy = tokio::spawn(async move {
+        let mut count = 0;
+        while !own.load(std::sync::atomic::Ordering::Relaxed) {
+            let answer = client.post("/v1/embeddings", &load).await.good();
+            let got = numbers(&answer["data"][0]["embedding"]);
+            assert!(0.999_999 < cosine(&got, &want), "an answer of half a file");
+            count += 1;
+        }
+        count
+    });
+    // Half of another file, in the place of the one that serves.
+    let (file, other) = (dir.path().join(name).join("model.safetensors"), others.path().join(name));
+    let whole = std::fs::read(other.join("model.safetensors")).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let headers = [("authorization", "Bearer k")];
+    let failed = server.connect().await.send("POST", "/admin/swap", &headers, "").await;
+    assert_eq!(failed.status, 424, "{:?}", failed.body);
+    assert_eq!(server.handle.phase(), Phase::Ready);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(0 < busy.await.unwrap());
+    assert!(0.999_999 < cosine(&ask().await, &before), "the old models serve on");
+    // All of it, and opened: the new models answer.
+    for entry in std::fs::read_dir(&other).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            continue;
+        }
+        std::fs::copy(entry.path(), dir.path().join(name).join(entry.file_name())).unwrap();
+    }
+    server.connect().await.send("POST", "/admin/swap", &headers, "").await.good();
+    let (mut alone, _) = PipelineCore::open(build(), options(dir.path())).unwrap().warm().unwrap();
+    let input = ModelInput::text("heat is energy in transit").unwrap();
+    let want = alone.embed_model(ModelId::Entity, &[input], NOW_S).unwrap().remove(0).unwrap();
+    let after = ask().await;
+    assert!(0.999_999 < cosine(&after, &want.vector) && cosine(&after, &before) < 0.9);
 }
