@@ -59,6 +59,9 @@ pub(crate) fn run(
         Err(err @ ServerError::Bind { .. }) => {
             Err(Failure::new(Exit::Environment, chain(&err)).hint("choose another `--port`"))
         }
+        Err(err @ ServerError::Results { .. }) => {
+            Err(Failure::new(Exit::Environment, chain(&err)).hint("see `--results-cache-file`"))
+        }
         Err(err @ (ServerError::Pem { .. } | ServerError::Tls { .. })) => {
             Err(Failure::usage(chain(&err)))
         }
@@ -149,11 +152,11 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
         drain_timeout_ms,
         idle_warm_ms,
         results_cache_mib,
+        results_cache_file,
         otlp_endpoint,
         devices: _,
         run: _,
     } = arguments.clone();
-    let idle = Duration::from_millis(idle_warm_ms);
     ServerOptions {
         hostname,
         port,
@@ -181,12 +184,13 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
             request: Duration::from_millis(request_timeout_ms),
             header: Duration::from_millis(header_timeout_ms),
             drain: Duration::from_millis(drain_timeout_ms),
-            idle: (!idle.is_zero()).then_some(idle),
+            idle: (idle_warm_ms != 0).then(|| Duration::from_millis(idle_warm_ms)),
         },
         auto_truncate,
         otlp: otlp_endpoint,
         device_clock: None,
         results_cache_bytes: results_cache_mib.saturating_mul(1 << 20),
+        results_file: results_cache_file,
     }
 }
 

@@ -8,6 +8,7 @@ mod front;
 mod load;
 mod models;
 mod parity;
+mod revision;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -109,6 +110,8 @@ pub struct PipelineCore {
     times: GroupTimes,
     /// What needs no device; made anew whenever models change.
     front: Arc<PipelineFront>,
+    /// What its results depend on besides inputs, if it was all opened together.
+    revision: Option<[u8; 32]>,
 }
 
 impl PipelineCore {

@@ -76,6 +76,9 @@ pub struct About {
     pub untrained: &'static [&'static str],
     /// What E2 measures ages against, where that is fixed.
     pub reference_s: Option<i64>,
+    /// What decides results besides their inputs, also in another process; none where that cannot
+    /// be known.
+    pub revision: Option<[u8; 32]>,
     /// Device memory in use.
     pub memory_bytes: u64,
     /// Device memory that there is.
@@ -137,6 +140,7 @@ impl Engine for PipelineCore {
             device_model: programs.signature().model.clone(),
             untrained: options.profile.untrained(),
             reference_s: options.reference_s,
+            revision: self.revision(),
             memory_bytes: programs.memory().total_bytes(),
             memory_bytes_max: programs.signature().memory_bytes,
         }

@@ -88,8 +88,11 @@ impl Service {
             // Models without programs have nothing to check.
             self.progress.warm(&others, 0);
         }
-        self.set_live(live.map(Arc::new));
         self.results.clear();
+        if let (1, Some(file), Some(live)) = (generation, &self.options.results_file, &live) {
+            self.results.restore(file, live);
+        }
+        self.set_live(live.map(Arc::new));
         self.readiness.set(Phase::Ready);
         Ok(())
     }

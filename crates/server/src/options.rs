@@ -42,6 +42,8 @@ pub struct ServerOptions {
     pub device_clock: Option<DeviceClock>,
     /// Most bytes of results that are kept for texts that come again; nothing is kept if 0.
     pub results_cache_bytes: u64,
+    /// Where they are left at the end and found at the start; nowhere without one.
+    pub results_file: Option<PathBuf>,
 }
 
 /// Reads a device's clock, by its place.

@@ -61,6 +61,12 @@ pub enum ServerError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Results cannot be left to the next process; everything was answered.
+    #[error("the results cannot be kept")]
+    Results {
+        /// Why.
+        source: EmbeddingError,
+    },
     /// The description of the gRPC services cannot be read. A bug of ours.
     #[error("the gRPC services cannot be described")]
     Reflection {
@@ -178,6 +184,10 @@ impl Server {
         let batcher = service.batcher.clone();
         // It blocks until the last batch is done.
         let _ = tokio::task::spawn_blocking(move || batcher.stop()).await;
+        if let (Some(file), Ok(live)) = (&service.options.results_file, service.live()) {
+            let left = service.results.leave(file, &live);
+            left.map_err(|source| ServerError::Results { source })?;
+        }
         if let Some(traces) = &service.traces {
             traces.finish().await;
         }

@@ -106,6 +106,10 @@ pub(crate) struct ServeArguments {
     /// Most MiB of results that are kept for inputs that come again; nothing is kept if it is 0.
     #[arg(long, value_name = "MIB", default_value_t = 256, help_heading = "Limits")]
     pub(crate) results_cache_mib: u64,
+    /// Leave these results in this file at the end, and take them from there at the start where the
+    /// models are the same.
+    #[arg(long, value_name = "FILE", help_heading = "Limits")]
+    pub(crate) results_cache_file: Option<PathBuf>,
     /// Send spans of requests to this collector, OTLP over HTTP in JSON: http://HOST:PORT.
     #[arg(long, value_name = "URL", help_heading = "Server")]
     pub(crate) otlp_endpoint: Option<OtlpEndpoint>,

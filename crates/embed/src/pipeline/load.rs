@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use calor_runtime::{Build, LaneId};
 
+use super::revision;
 use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineFront, PipelineOptions};
 use crate::embedding::MissingModels;
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -25,6 +26,7 @@ impl PipelineCore {
     /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
     pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
         let mut core = Self::unloaded(build, options)?;
+        let revision = revision::of(&core.options, core.programs.signature());
         let (lane, options) = (core.lane, &core.options);
         // Checkpoints do not wait for each other's files and tokenizers.
         let opened: Vec<EmbeddingResult<NeuralModel>> = std::thread::scope(|scope| {
@@ -37,6 +39,7 @@ impl PipelineCore {
         core.neural = opened.into_iter().collect::<EmbeddingResult<_>>()?;
         core.loaded = core.options.models.iter().copied().collect();
         core.renew_front();
+        core.revision = revision;
         Ok(core)
     }
 
@@ -63,6 +66,7 @@ impl PipelineCore {
             loaded: BTreeSet::new(),
             fusion,
             front: Arc::new(front),
+            revision: None,
         })
     }
 
@@ -126,6 +130,7 @@ impl PipelineCore {
             return Err(EmbeddingError::ModelNotLoaded { model_id });
         }
         self.forms = None;
+        self.revision = None;
         let Self { neural, loaded, .. } = self;
         let idle = |it: &mut NeuralModel| !it.models().iter().any(|it| loaded.contains(it));
         let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();

@@ -117,6 +117,8 @@ impl PipelineCore {
                 let other = NeuralModel::open(self.lane, need, &options)?;
                 std::mem::replace(&mut self.neural[index], other).release(&mut self.programs)?;
                 self.renew_front();
+                // It is not what the options say any more.
+                self.revision = None;
             }
             results.extend(judged.into_iter().map(|it| PrecisionResult { wanted, ..it }));
         }

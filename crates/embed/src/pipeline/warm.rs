@@ -7,9 +7,9 @@ use calor_ir::CheckedGraph;
 use calor_runtime::{Build, BuildTimes, ChannelId, JoinedSpec, LaneId, PartSpec, ProgramId};
 use calor_telemetry::clock::Stopwatch;
 
-use super::PipelineCore;
 use super::check::check_model;
 use super::forms::{Forms, Fusion, ROOMS, Room, Together};
+use super::{PipelineCore, revision};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
 use crate::image_tower::ImageTower;
@@ -166,8 +166,11 @@ impl PipelineCore {
     }
 
     fn sealed(self, report: ReadyReport, watch: Stopwatch) -> EmbeddingResult<(Self, ReadyReport)> {
+        // Files that changed while they were read are nobody's.
+        let now = revision::of(&self.options, self.programs.signature());
+        let revision = self.revision.filter(|it| now == Some(*it));
         let Self { programs, .. } = self;
-        let core = Self { programs: programs.seal()?, ..self };
+        let core = Self { programs: programs.seal()?, revision, ..self };
         let (build, wall_ns) = (core.programs.times(), watch.elapsed_ns());
         Ok((core, ReadyReport { build, wall_ns, ..report }))
     }

@@ -185,3 +185,20 @@ fn a_device_that_computes_nothing_is_not_warm() {
     let refused = refused.map(|_| ());
     assert!(matches!(refused, Err(EmbeddingError::WarmupMismatch { .. })), "{refused:?}");
 }
+
+#[test]
+fn the_same_models_have_one_revision_and_others_another() {
+    let open = |reference: InferencePrecision| {
+        let options = calor_embed::PipelineOptions {
+            precision: reference,
+            ..options(Profile::Random, &[ModelId::Entity, ModelId::Hdc])
+        };
+        PipelineCore::open(cpu_build(), options).unwrap()
+    };
+    let unsealed = open(InferencePrecision::FP32);
+    assert_eq!(unsealed.revision(), None, "what may still change has none");
+    let first = unsealed.warm().unwrap().0.revision();
+    assert!(first.is_some());
+    assert_eq!(open(InferencePrecision::FP32).warm().unwrap().0.revision(), first);
+    assert_ne!(open(InferencePrecision::BF16).warm().unwrap().0.revision(), first);
+}

@@ -101,6 +101,7 @@ impl Engine for Double {
             device_model: "a double".into(),
             untrained: &["everything"],
             reference_s: None,
+            revision: Some([self.revision as u8; 32]),
             memory_bytes: 1,
             memory_bytes_max: 2,
         }

@@ -56,6 +56,7 @@ pub(crate) fn options() -> ServerOptions {
         otlp: None,
         device_clock: None,
         results_cache_bytes: 0,
+        results_file: None,
     }
 }
 
