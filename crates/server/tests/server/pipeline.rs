@@ -218,3 +218,27 @@ async fn a_model_file_that_is_swapped_under_load_changes_no_answer_until_it_is_o
     let after = ask().await;
     assert!(0.999_999 < cosine(&after, &want.vector) && cosine(&after, &before) < 0.9);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_adds_to_a_program_is_measured() {
+    let dir = checkpoints();
+    let open = opener(dir.path());
+    let server = Running::with(Arc::new(Knobs::default()), open, |_| {}).await;
+    assert!(server.handle.wait_for(Phase::Ready).await);
+    let body = |it: usize| json!({"input": format!("text {it}"), "encoding_format": "base64"});
+    let options = calor_server::load::LoadOptions {
+        address: server.address,
+        path: "/v1/embeddings".into(),
+        bodies: (0..64).map(|it| body(it).to_string()).collect(),
+        item_count: 1,
+        api_key: None,
+        rates: vec![20.0],
+        duration: std::time::Duration::from_secs(2),
+    };
+    let load = move || calor_server::load::run(&options, |_| {});
+    let point = tokio::task::spawn_blocking(load).await.unwrap().unwrap()[0];
+    assert_eq!(point.good_count, point.sent_count, "{point:?}");
+    // More than nothing, and less than the whole request.
+    let outside_us = point.overhead_p50_us.unwrap();
+    assert!(0.0 < outside_us && outside_us < 1e3 * point.p50_ms, "{point:?}");
+}
