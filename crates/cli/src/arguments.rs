@@ -2,6 +2,7 @@
 
 mod cache;
 mod embed;
+mod load;
 mod models;
 mod serve;
 mod telemetry;
@@ -24,6 +25,7 @@ pub(crate) use telemetry::{
     TelemetryCommands,
 };
 
+pub(crate) use load::LoadArguments;
 pub(crate) use serve::ServeArguments;
 pub(crate) use warmup::WarmupArguments;
 
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Answer over HTTP and gRPC, once everything is warm.
     Serve(Box<ServeArguments>),
+    /// Make load on a running server, and show latency over throughput.
+    Load(LoadArguments),
     /// Do what is slow the first time, keep it, and report.
     Warmup(Box<WarmupArguments>),
     /// Measure: scenarios, suites in pairs with others, reports and gates.
@@ -99,6 +103,7 @@ impl Command {
             Self::Cache(_) => "cache",
             Self::Plan(_) => "plan",
             Self::Serve(_) => "serve",
+            Self::Load(_) => "load",
             Self::Warmup(_) => "warmup",
             Self::Bench(_) => "bench",
             Self::AccelInfo(_) => "accel-info",

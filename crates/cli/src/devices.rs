@@ -70,6 +70,54 @@ impl Wish {
     }
 }
 
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(machine) => machine.fmt(f),
+            Self::FirstOf(machines) => {
+                for (place, machine) in machines.iter().enumerate() {
+                    let comma = if place == 0 { "" } else { "," };
+                    write!(f, "{comma}{machine}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Wish {
+    /// The number of the NVIDIA GPU that is wished for; none for anything else.
+    pub(crate) fn gpu_number(&self) -> Option<u32> {
+        match self {
+            Self::Exactly(it) if it.kind == Kind::Cuda => {
+                u32::try_from(it.ordinal.unwrap_or(0)).ok()
+            }
+            Self::Exactly(_) | Self::FirstOf(_) => None,
+        }
+    }
+}
+
+/// Refuses a GPU that is named twice: it would hold everything twice. The processor may be.
+///
+/// # Errors
+/// In its name.
+pub(crate) fn check_distinct(wishes: &[Wish]) -> Result<(), Failure> {
+    for (place, wish) in wishes.iter().enumerate() {
+        let number = |it: &Wish| match it {
+            Wish::Exactly(it) if it.kind != Kind::Cpu => {
+                Some((it.kind.name(), it.ordinal.unwrap_or(0)))
+            }
+            Wish::Exactly(_) | Wish::FirstOf(_) => None,
+        };
+        let own = number(wish);
+        if own.is_some() && wishes[..place].iter().any(|it| number(it) == own) {
+            return Err(Failure::usage(format!("`{wish}` is named twice"))
+                .why("a device holds the models once"));
+        }
+    }
+    Ok(())
+}
+
 impl FromStr for Wish {
     type Err = NotADevice;
 

@@ -15,8 +15,8 @@ use calor_embed::{InferencePrecision, ModelInput, input::LongText};
 use calor_telemetry::{Counters, Event, Label, Recorder, Stopwatch, counter::Plain};
 use serde_json::Map;
 
-pub(crate) use checkpoint::open_build;
 pub(crate) use checkpoint::open_embedder;
+pub(crate) use checkpoint::{open_build, threads};
 pub(crate) use engine::{Engine, Made};
 pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
 pub(crate) use recipe::Recipe;

@@ -18,6 +18,7 @@ pub mod input;
 mod interrupt;
 #[cfg(unix)]
 mod live;
+mod load;
 mod models;
 pub mod output;
 mod plan;
@@ -115,6 +116,7 @@ fn dispatch(
         Command::Models(it) => models::run(it, environment, quiet),
         Command::Cache(it) => cache::run(it, environment, quiet),
         Command::Plan(it) => plan::run(it, environment),
+        Command::Load(it) => load::run(it),
         Command::Serve(it) => serve::run(it, environment.clone(), recording.clone(), quiet),
         Command::Warmup(it) => warmup::run(it, environment, recording, quiet),
         Command::Bench(it) => bench::run(it, environment, recording, quiet),

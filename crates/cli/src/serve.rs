@@ -1,17 +1,20 @@
 //! `calor serve`: the pipeline over HTTP and gRPC until somebody stops it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use calor_embed::batching::BatchConfig;
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore};
+use calor_measure::environment::Gpus;
 use calor_server::blocking::{Watch, serve};
-use calor_server::options::{Limits, Secret, Times, TlsFiles};
-use calor_server::{Ended, Opened, Opener, Phase, ServerError, ServerOptions};
+use calor_server::options::{DeviceClock, Limits, Secret, Times, TlsFiles};
+use calor_server::{Ended, Opened, Opener, Phase, Progress, ServerError, ServerOptions};
 
-use crate::arguments::ServeArguments;
-use crate::embed::{Recipe, open_build};
+use crate::arguments::{RunArguments, ServeArguments};
+use crate::devices::{Wish, check_distinct};
+use crate::embed::{Recipe, open_build, threads};
 use crate::environment::{Environment, now_s};
 use crate::exit::{Exit, Failure, chain};
 use crate::recording::Recording;
@@ -33,15 +36,19 @@ pub(crate) fn run(
             .why("it runs for ever, and they would grow for ever")
             .hint("leave out `--telemetry` and `--trace`; counts are at /metrics"));
     }
-    let options = options(arguments);
+    let places = places(arguments)?;
+    let mut options = options(arguments);
+    options.device_clock = device_clock(&places);
     let counters = recording.counters.clone();
     // Before anything is pulled: a device that is not there ends the command.
-    drop(open_build(run, &environment, &recording)?);
+    for place in &places {
+        drop(open_build(place, &environment, &recording)?);
+    }
     let recipe = Recipe::of(run, &environment, quiet)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));
-    let opener = opener(arguments, environment, recording, recipe);
+    let opener = opener(places, environment, recording, recipe);
     interrupt::hold();
     let mut watch = Told { quiet, scheme };
     match serve(options, opener, clock, counters, &mut watch) {
@@ -52,6 +59,9 @@ pub(crate) fn run(
         Err(err @ ServerError::Bind { .. }) => {
             Err(Failure::new(Exit::Environment, chain(&err)).hint("choose another `--port`"))
         }
+        Err(err @ ServerError::Results { .. }) => {
+            Err(Failure::new(Exit::Environment, chain(&err)).hint("see `--results-cache-file`"))
+        }
         Err(err @ (ServerError::Pem { .. } | ServerError::Tls { .. })) => {
             Err(Failure::usage(chain(&err)))
         }
@@ -59,22 +69,58 @@ pub(crate) fn run(
     }
 }
 
-/// Opens and warms the pipeline: when the server starts, for a swap, and after a failure.
+/// What each place runs with. Places on the processor share its threads.
+fn places(arguments: &ServeArguments) -> Result<Vec<RunArguments>, Failure> {
+    check_distinct(&arguments.devices)?;
+    if arguments.devices.is_empty() {
+        return Ok(vec![arguments.run.clone()]);
+    }
+    let share = threads(&arguments.run).get() / arguments.devices.len();
+    let share = NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN);
+    let place = |device: &Wish| RunArguments {
+        device: device.clone(),
+        threads: Some(share),
+        ..arguments.run.clone()
+    };
+    Ok(arguments.devices.iter().map(place).collect())
+}
+
+/// Reads the clocks of GPUs; nothing where there are none. A driver that counts more GPUs than the
+/// process sees may tell of another: then a run is made for nothing.
+fn device_clock(places: &[RunArguments]) -> Option<DeviceClock> {
+    let numbers: Vec<Option<u32>> = places.iter().map(|it| it.device.gpu_number()).collect();
+    if numbers.iter().all(Option::is_none) {
+        return None;
+    }
+    let gpus = Gpus::open();
+    let read = move |place: usize| gpus.clock_mhz((*numbers.get(place)?)?);
+    Some(DeviceClock(Arc::new(read)))
+}
+
+/// Opens and warms the pipeline of a place: when the server starts, for a swap, and after a
+/// failure.
 fn opener(
-    arguments: &ServeArguments,
+    runs: Vec<RunArguments>,
     environment: Environment,
     recording: Recording,
     recipe: Recipe,
 ) -> Opener {
-    let run = arguments.run.clone();
-    Arc::new(move || -> EmbeddingResult<Opened> {
+    let named = |(place, it): (usize, &RunArguments)| match runs.len() {
+        1 => it.device.to_string(),
+        // The processor may be there twice.
+        _ => format!("{place}:{}", it.device),
+    };
+    let places = runs.iter().enumerate().map(named).collect();
+    let open = move |place: usize, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
             |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
-        let build = open_build(&run, &environment, &recording).map_err(failed)?;
+        let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
-        let (core, report) = PipelineCore::open(build, options)?.warm()?;
+        let core = PipelineCore::open(build, options)?;
+        let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
         Ok(Opened { engine: Box::new(core), report })
-    })
+    };
+    Opener { places, open: Arc::new(open) }
 }
 
 fn options(arguments: &ServeArguments) -> ServerOptions {
@@ -106,9 +152,11 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
         drain_timeout_ms,
         idle_warm_ms,
         results_cache_mib,
+        results_cache_file,
+        otlp_endpoint,
+        devices: _,
         run: _,
     } = arguments.clone();
-    let idle = Duration::from_millis(idle_warm_ms);
     ServerOptions {
         hostname,
         port,
@@ -136,10 +184,13 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
             request: Duration::from_millis(request_timeout_ms),
             header: Duration::from_millis(header_timeout_ms),
             drain: Duration::from_millis(drain_timeout_ms),
-            idle: (!idle.is_zero()).then_some(idle),
+            idle: (idle_warm_ms != 0).then(|| Duration::from_millis(idle_warm_ms)),
         },
         auto_truncate,
+        otlp: otlp_endpoint,
+        device_clock: None,
         results_cache_bytes: results_cache_mib.saturating_mul(1 << 20),
+        results_file: results_cache_file,
     }
 }
 

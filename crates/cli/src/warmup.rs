@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use calor_embed::warmup::{FusionWarmupResult, Progress, WarmupState, block_on};
+use calor_embed::pipeline::PrecisionResult;
+use calor_embed::warmup::{FusionWarmupResult, Progress, WarmupPhase, WarmupState, block_on};
 use calor_embed::{
     EmbeddingPipeline, ModelWarmupResult, PipelineCore, PipelineWarmup, WarmupConfig, WarmupReport,
 };
@@ -40,12 +41,14 @@ pub(crate) fn run(
         skip_on_failure: arguments.skip_on_failure,
         verbose: !quiet && !arguments.json,
         total_timeout_secs: arguments.seconds,
+        precision_rule: arguments.precision_rule.into(),
         ..WarmupConfig::default()
     };
     let warmup = PipelineWarmup::new(config).with_listener(Arc::new(tell));
     let report = block_on(warmup.warmup(&pipeline))?;
     // A device that is stuck is not waited for: the command ends, and it with it.
-    let is_stuck = report.phases.iter().any(|it| it.error.as_deref() == Some("not built in time"));
+    let late = |it: &WarmupPhase| it.error.as_deref().is_some_and(|it| it.ends_with(" in time"));
+    let is_stuck = report.phases.iter().any(late);
     if is_stuck {
         std::mem::forget(pipeline);
     } else {
@@ -85,11 +88,15 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
         "model", "first ms", "last ms", "items", "sizes", "state"
     ))?;
     for row in &report.model_results {
-        let state = match (&row.error, row.jit_compiled) {
-            (Some(err), _) => err.as_str(),
-            (None, true) => "warm, compiled in its runs",
-            (None, false) => "warm",
+        let mut state = match (&row.error, row.jit_compiled) {
+            (Some(err), _) => err.clone(),
+            (None, true) => "warm, compiled in its runs".into(),
+            (None, false) => "warm".into(),
         };
+        if let Some(it) = &row.precision {
+            let (cosine, factor) = (it.closeness.least(), it.speed_factor);
+            state = format!("{state}; {}: cosine {cosine:.5}, {factor:.2} times f32", it.used);
+        }
         let sizes = format!("{}/{}", row.coverage.size_count, row.coverage.size_wanted_count);
         answer::line(format!(
             "{:<20} {:>9.2} {:>9.2} {:>7} {sizes:>7}  {state}",
@@ -108,7 +115,7 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
             fusion.final_latency_ms,
             fusion.samples_processed,
             format!("{seen}/8"),
-            fusion.error.as_deref().unwrap_or("warm; experts seen under sizes")
+            fusion.error.as_deref().unwrap_or("warm; experts run under sizes")
         ))?;
     }
     let coverage = report.coverage();
@@ -184,6 +191,17 @@ fn row_json(row: &ModelWarmupResult) -> Json {
         "error": row.error,
         "size_count": row.coverage.size_count,
         "done_count": row.coverage.done_count,
+        "precision": row.precision.as_ref().map(precision_json),
+    })
+}
+
+fn precision_json(it: &PrecisionResult) -> Json {
+    json!({
+        "wanted": it.wanted.word(),
+        "used": it.used.word(),
+        "cosine_min": it.closeness.plain,
+        "centred_cosine_min": it.closeness.centred,
+        "speed_factor": it.speed_factor,
     })
 }
 

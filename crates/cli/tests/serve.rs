@@ -97,6 +97,118 @@ fn it_serves_and_ends_well_at_a_signal() {
     }
 }
 
+/// Sends one text after another on a connection until the server ends it: answers with 200, with
+/// 503, and requests without any answer.
+fn ask_until_it_ends(address: &str, name: usize) -> (usize, usize, usize) {
+    let Ok(stream) = TcpStream::connect(address) else { return (0, 0, 0) };
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    let (mut good, mut refused) = (0, 0);
+    for number in 0.. {
+        let body = format!("{{\"inputs\": \"text {number} of {name}\", \"dimensions\": 4}}");
+        let request = format!(
+            "POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if stream.write_all(request.as_bytes()).is_err() {
+            break;
+        }
+        let mut head = String::new();
+        match answers.read_line(&mut head) {
+            // A connection that is closed before it answers at all did not take the request.
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        let (mut len, mut closes) = (0, false);
+        loop {
+            let mut line = String::new();
+            if answers.read_line(&mut line).unwrap_or(0) == 0 {
+                return (good, refused, 1);
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            len = line.strip_prefix("content-length: ").map_or(len, |it| it.parse().unwrap());
+            closes |= line == "connection: close";
+        }
+        let mut body = vec![0; len];
+        if answers.read_exact(&mut body).is_err() {
+            return (good, refused, 1);
+        }
+        match head.split(' ').nth(1) {
+            Some("200") => {
+                let rows: Json = serde_json::from_slice(&body).unwrap();
+                assert_eq!(rows[0].as_array().unwrap().len(), 4);
+                good += 1;
+            }
+            Some("503") => refused += 1,
+            other => panic!("{other:?}"),
+        }
+        if closes {
+            break;
+        }
+    }
+    (good, refused, 0)
+}
+
+#[test]
+fn a_signal_under_load_loses_no_reply() {
+    let root = TempDir::new().unwrap();
+    let server = Server::start(root.path(), &[]);
+    let clients: Vec<_> = (0..6)
+        .map(|name| {
+            let address = server.address.clone();
+            std::thread::spawn(move || ask_until_it_ends(&address, name))
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(600));
+    let (code, said) = server.end("-TERM");
+    assert_eq!((code, said.trim()), (Some(0), "shutting down"));
+    for client in clients {
+        let (good, _, cut_off) = client.join().unwrap();
+        assert!(0 < good && cut_off == 0, "{good} good, {cut_off} cut off in the middle");
+    }
+}
+
+#[test]
+fn load_on_a_server_is_a_curve_with_what_the_server_adds() {
+    let root = TempDir::new().unwrap();
+    let server = Server::start(root.path(), &["--results-cache-mib", "0"]);
+    let line = ["load", &server.address, "--rates", "5,10", "--seconds", "1", "--json"];
+    let output = command(root.path(), &line).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let points: Vec<Json> = text.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    assert_eq!(points.len(), 2);
+    for point in &points {
+        assert_eq!(
+            (&point["good_count"], &point["failed_count"]),
+            (&point["sent_count"], &0.into())
+        );
+        assert!(0.0 < point["p50_ms"].as_f64().unwrap(), "{point}");
+    }
+    let gone = ["load", "127.0.0.1:1", "--seconds", "1"];
+    assert_eq!(command(root.path(), &gone).output().unwrap().status.code(), Some(4));
+    let nothing = ["load", &server.address, "--rates", "0"];
+    assert_eq!(command(root.path(), &nothing).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn it_serves_from_several_devices() {
+    let root = TempDir::new().unwrap();
+    let server = Server::start(root.path(), &["--devices", "cpu,cpu"]);
+    let page = server.ask("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    for place in ["0:cpu", "1:cpu"] {
+        let line = format!("calor_server_place_ready{{place=\"{place}\"}} 1");
+        assert!(page.contains(&line), "{line}: {page}");
+    }
+    let (code, _) = server.end("-TERM");
+    assert_eq!(code, Some(0));
+}
+
 #[test]
 fn settings_come_from_flags_the_environment_and_a_file() {
     let root = TempDir::new().unwrap();
@@ -129,6 +241,8 @@ fn what_cannot_be_served_ends_with_its_reason() {
     for (more, code, want) in [
         (vec!["--port", &port], 4, "choose another `--port`"),
         (vec!["--port", "0", "--device", "wgpu"], 4, "no device `wgpu`"),
+        (vec!["--port", "0", "--otlp-endpoint", "https://a"], 2, "is no collector"),
+        (vec!["--port", "0", "--devices", "cuda:1,cpu,cuda:1"], 2, "named twice"),
         (vec!["--port", "0", "--tls-cert", "a", "--tls-key", "b"], 2, "no certificate or key"),
         (vec!["--port", "0", "--min-batch-requests", "99"], 2, "min_batch_size"),
         (vec!["--port", "0", "--telemetry", "a.jsonl"], 2, "keeps no events"),

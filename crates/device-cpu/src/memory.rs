@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use calor_device::{BufferId, DeviceError, Memory, Span};
+use calor_device::{BufferId, DeviceError, HostMemory, Memory, Span, plain_host_memory};
 
 use crate::device::Shared;
 use crate::vm::Buffer;
@@ -130,6 +130,10 @@ impl Memory for CpuMemory {
         self.0.of_this(buffer.generation, "buffer")?;
         state.buffers.remove(buffer.index).ok_or(DeviceError::Stale { what: "buffer" })?;
         Ok(())
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        Ok(plain_host_memory(count))
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {

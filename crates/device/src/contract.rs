@@ -92,6 +92,11 @@ impl DerefMut for PlainMemory {
 
 impl HostMemory for PlainMemory {}
 
+/// Host memory for a device that has none of its own.
+pub fn plain_host_memory(count: usize) -> Box<dyn HostMemory> {
+    Box::new(PlainMemory(vec![0.0; count]))
+}
+
 /// Buffers.
 pub trait Memory: Send + Sync {
     /// A buffer of `bytes`, aligned to 256 bytes, with unspecified contents.
@@ -112,9 +117,7 @@ pub trait Memory: Send + Sync {
     ///
     /// # Errors
     /// When there is none left.
-    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
-        Ok(Box::new(PlainMemory(vec![0.0; count])))
-    }
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError>;
 
     /// Copies from the host, as if every run that was started before had ended. The bytes are the
     /// caller's again when it returns.

@@ -12,7 +12,7 @@ pub use artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, Fou
 pub use claim::{Claim, Layout, Offer, OfferArg, OfferWord, Site};
 pub use contract::{
     BufferId, CodeId, Compiler, Device, Driver, Held, HostMemory, Memory, PreparedId, Queue,
-    Signature, Ticket,
+    Signature, Ticket, plain_host_memory,
 };
 pub use error::DeviceError;
 pub use step::{Span, Step, Word};

@@ -13,7 +13,8 @@ use calor_kernel::Unit;
 use crate::artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled};
 use crate::claim::Claim;
 use crate::contract::{
-    BufferId, CodeId, Compiler, Device, Driver, Held, Memory, PreparedId, Queue, Signature, Ticket,
+    BufferId, CodeId, Compiler, Device, Driver, Held, HostMemory, Memory, PreparedId, Queue,
+    Signature, Ticket, plain_host_memory,
 };
 use crate::error::DeviceError;
 use crate::step::{Span, Step};
@@ -97,6 +98,10 @@ impl Memory for NullMemory {
         let mut lens = self.lens.lock().unwrap_or_else(PoisonError::into_inner);
         self.left_bytes += lens.remove(&buffer).ok_or(DeviceError::Stale { what: "buffer" })?;
         Ok(())
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        Ok(plain_host_memory(count))
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {

@@ -301,7 +301,7 @@ pub struct ResultFlags {
 impl ResultFlags {
     const BIT_COUNT: u32 = 5;
 
-    fn to_bits(self) -> u8 {
+    pub(crate) fn to_bits(self) -> u8 {
         let Self { timestamp_defaulted, truncated, partial, latency_exceeded, precision_fallback } =
             self;
         [timestamp_defaulted, truncated, partial, latency_exceeded, precision_fallback]
@@ -311,7 +311,7 @@ impl ResultFlags {
             .sum()
     }
 
-    fn from_bits(bits: u8) -> Option<Self> {
+    pub(crate) fn from_bits(bits: u8) -> Option<Self> {
         if bits >> Self::BIT_COUNT != 0 {
             return None;
         }
@@ -705,19 +705,20 @@ fn min_max(vector: &mut [f32]) {
     }
 }
 
-fn put_f32(out: &mut Vec<u8>, values: &[f32]) {
+pub(crate) fn put_f32(out: &mut Vec<u8>, values: &[f32]) {
     for it in values {
         out.extend(it.to_le_bytes());
     }
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
-    total_bytes: u64,
+/// Bytes of a record, from the front.
+pub(crate) struct Reader<'a> {
+    pub(crate) rest: &'a [u8],
+    pub(crate) total_bytes: u64,
 }
 
 impl<'a> Reader<'a> {
-    fn bytes(&mut self, len: usize) -> EmbeddingResult<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, len: usize) -> EmbeddingResult<&'a [u8]> {
         let Some((head, rest)) = self.rest.split_at_checked(len) else {
             let read_bytes = self.total_bytes - self.rest.len() as u64;
             let want_bytes = read_bytes + len as u64;
@@ -728,13 +729,13 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> EmbeddingResult<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> EmbeddingResult<[u8; N]> {
         let mut out = [0; N];
         out.copy_from_slice(self.bytes(N)?);
         Ok(out)
     }
 
-    fn f32s(&mut self, len: usize) -> EmbeddingResult<Vec<f32>> {
+    pub(crate) fn f32s(&mut self, len: usize) -> EmbeddingResult<Vec<f32>> {
         let bytes = self.bytes(4 * len)?;
         Ok(bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect())
     }

@@ -218,14 +218,42 @@ impl FuseMoE {
         Ok(())
     }
 
-    /// The row that a plan of [`FuseMoE::slot_graph`] leaves for an item, apart.
+    /// Where the gate looks for an expert: what a vector of slots has to be like for the gate to
+    /// give that expert the most. `[8320]`, of no particular length.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn gate_row(&self, expert: usize) -> EmbeddingResult<Vec<f32>> {
+        let len = self.config.input_len;
+        let (mut row, mut gain) = (vec![0.0; len], vec![0.0; len]);
+        self.source.file.read("gating.projection.weight", expert * len, &mut row)?;
+        self.source.file.read("gating.layer_norm.weight", 0, &mut gain)?;
+        row.iter_mut().zip(&gain).for_each(|(row, gain)| *row *= gain);
+        Ok(row)
+    }
+
+    /// How the rows that a plan of [`FuseMoE::slot_graph`] leaves are read.
+    pub(crate) fn rows(&self) -> FusedRows {
+        FusedRows { output_len: self.config.output_len, top_k: self.config.top_k }
+    }
+}
+
+/// Rows that a plan of [`FuseMoE::slot_graph`] leaves, one for each item.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FusedRows {
+    output_len: usize,
+    top_k: usize,
+}
+
+impl FusedRows {
+    /// A row's parts: the slots, and what the fusion made of them.
     ///
     /// # Errors
     /// [`EmbeddingError::InvalidValue`] for a number that is not finite.
     pub(crate) fn split<'a>(&self, row: &'a [f32]) -> EmbeddingResult<(&'a [f32], FusedRow)> {
         require_finite(row)?;
         let (slots, rest) = row.split_at(CONCATENATED_LEN);
-        let (vector, rest) = rest.split_at(self.config.output_len);
+        let (vector, rest) = rest.split_at(self.output_len);
         let (shares, chosen) = rest.split_at(EXPERT_COUNT);
         let mut expert_weights = [0.0; EXPERT_COUNT];
         expert_weights.copy_from_slice(shares);
@@ -233,9 +261,9 @@ impl FuseMoE {
         Ok((slots, FusedRow { vector: vector.to_vec(), expert_weights, selected }))
     }
 
-    /// Elements of such a row.
+    /// Elements of a row.
     pub(crate) fn row_len(&self) -> usize {
-        CONCATENATED_LEN + self.config.output_len + EXPERT_COUNT + self.config.top_k
+        CONCATENATED_LEN + self.output_len + EXPERT_COUNT + self.top_k
     }
 }
 

@@ -38,6 +38,7 @@ pub mod replicas;
 pub mod results;
 pub mod search;
 mod slots;
+pub mod streams;
 pub mod temporal;
 pub mod tensor_file;
 pub mod tokenizer;
@@ -58,13 +59,14 @@ pub use handle::{EmbeddingPipeline, HealthReport, HealthState, PipelineMetrics};
 pub use input::{InputKind, ModelInput};
 pub use model::EmbeddingModel;
 pub use model_id::{CONCATENATED_LEN, FUSED_LEN, ModelId};
-pub use pipeline::{PipelineCore, PipelineOptions, PipelineOutput};
+pub use pipeline::{PipelineCore, PipelineFront, PipelineOptions, PipelineOutput};
 pub use precision::{InferencePrecision, PrecisionConvert};
 pub use profile::{Need, Profile};
 pub use programs::Programs;
 pub use registry::{ModelRegistry, RegistryStats};
 pub use replicas::{MultiGpuBalancer, MultiGpuEmbedder};
 pub use results::{ResultKey, ResultsCache};
+pub use streams::{OverlappedExecutor, StreamPool};
 pub use warmup::{
     ModelWarmupResult, PipelineWarmup, SyntheticDataGenerator, WarmupConfig, WarmupReport,
 };

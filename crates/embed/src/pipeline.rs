@@ -1,13 +1,19 @@
 //! The pipeline of twelve models and their fusion, on one device, for one caller at a time.
 
 mod batch;
+mod check;
+mod experts;
 mod forms;
+mod front;
 mod load;
 mod models;
+mod parity;
+mod revision;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use calor_runtime::LaneId;
 use calor_telemetry::clock::Stopwatch;
@@ -17,29 +23,31 @@ use crate::embedding::{
     SparseVector, TokenMatrix,
 };
 use crate::error::{EmbeddingError, EmbeddingResult};
-use crate::fuser::FuseMoE;
-use crate::hdc::HdcEncoder;
+use crate::fuser::{BATCH_SIZES, FuseMoE};
 use crate::image_input::{ImageLimits, ImagePreparation, decode};
-use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
+use crate::input::{InputLimits, ModelInput};
 use crate::model_id::ModelId;
 use crate::precision::InferencePrecision;
 use crate::profile::Profile;
 use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
-use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
+use crate::streams::{OverlappedExecutor, StreamPool};
 use crate::tokenizer::LongTokens;
-pub use batch::PreparedBatch;
-use batch::{Draft, Item};
+pub use batch::{ComputedBatch, PreparedBatch};
+use batch::{Draft, Half};
+pub(crate) use check::{CHECK_TEXTS, check_buckets};
 use forms::Forms;
 pub use forms::GroupTimes;
-pub use warm::ReadyReport;
-pub(crate) use warm::{CHECK_TEXTS, check_buckets};
+pub use front::PipelineFront;
+pub use parity::{PrecisionResult, PrecisionRule};
+pub use warm::{LostModels, ReadyReport};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;
 
-/// Inputs that a thread prepares, at least: fewer take less time than starting one.
-const PREPARED_EACH_MIN: usize = 2;
+/// Inputs that are computed while others are prepared and results are made of others: as many as
+/// run together at most.
+pub const PIECE_LEN: usize = BATCH_SIZES[BATCH_SIZES.len() - 1];
 
 /// What a pipeline consists of.
 #[derive(Clone, Debug)]
@@ -100,8 +108,10 @@ pub struct PipelineCore {
     /// How all twelve run together, once that was warmed up.
     forms: Option<Forms>,
     times: GroupTimes,
-    positional: TemporalPositional,
-    hdc: HdcEncoder,
+    /// What needs no device; made anew whenever models change.
+    front: Arc<PipelineFront>,
+    /// What its results depend on besides inputs, if it was all opened together.
+    revision: Option<[u8; 32]>,
 }
 
 impl PipelineCore {
@@ -120,7 +130,7 @@ impl PipelineCore {
         self.options.own_forms = own_forms;
     }
 
-    /// What the last group took.
+    /// What the last group took; nothing where the last batch had none.
     pub fn last_group(&self) -> GroupTimes {
         self.times
     }
@@ -145,60 +155,69 @@ impl PipelineCore {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
-        let prepared = self.prepare_batch(inputs, now_s);
-        self.run_batch(prepared)
-    }
-
-    /// The part of [`PipelineCore::embed_batch`] that needs no device: checks, models that are
-    /// arithmetic, and tokens.
-    pub fn prepare_batch(&self, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let each = inputs.len().div_ceil(threads).max(PREPARED_EACH_MIN);
-        let mut pieces = inputs.chunks(each);
-        let first = pieces.next().unwrap_or_default();
-        let prepare = |piece: &[ModelInput]| -> Vec<EmbeddingResult<Item>> {
-            piece.iter().map(|input| self.prepare(input, now_s)).collect()
-        };
-        let prepare = &prepare;
-        let items = std::thread::scope(|scope| {
-            let others: Vec<_> = pieces.map(|it| scope.spawn(move || prepare(it))).collect();
-            let mut items = prepare(first);
-            for other in others {
-                match other.join() {
-                    Ok(more) => items.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            items
-        });
-        PreparedBatch(items)
-    }
-
-    fn prepare(&self, input: &ModelInput, now_s: i64) -> EmbeddingResult<Item> {
-        let draft = self.admit(&self.loaded, input, now_s)?;
-        match (&self.forms, text_of(draft.admitted.input())) {
-            (Some(_), Some(_)) => Ok(Item { tokens: self.tokens(&draft)?, draft }),
-            _ => Ok(Item { tokens: Vec::new(), draft }),
+        if inputs.len() <= PIECE_LEN {
+            let prepared = self.prepare_batch(inputs, now_s);
+            return self.run_batch(prepared);
         }
+        let front = self.front.clone();
+        let executor = OverlappedExecutor::new(Arc::new(StreamPool::new(1)?));
+        let pieces = executor.execute_overlapped(
+            inputs.chunks(PIECE_LEN),
+            &mut [self],
+            |piece| front.prepare_batch(piece, now_s),
+            |core, prepared| core.compute_batch(prepared),
+            |computed| front.finish_batch(computed),
+        )?;
+        Ok(pieces.into_iter().flatten().collect())
     }
 
-    /// The rest of [`PipelineCore::embed_batch`].
+    /// What needs no device, for threads that prepare batches and make results while this one
+    /// computes.
+    pub fn front(&self) -> &Arc<PipelineFront> {
+        &self.front
+    }
+
+    /// As [`PipelineFront::prepare_batch`].
+    pub fn prepare_batch(&self, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
+        self.front.prepare_batch(inputs, now_s)
+    }
+
+    /// The rest of [`PipelineCore::embed_batch`]: [`PipelineCore::compute_batch`] and
+    /// [`PipelineFront::finish_batch`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`PipelineCore::compute_batch`].
     pub fn run_batch(
         &mut self,
         prepared: PreparedBatch,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        let computed = self.compute_batch(prepared)?;
         let watch = Stopwatch::start();
-        let mut outputs: Vec<Option<EmbeddingResult<PipelineOutput>>> = Vec::new();
+        let outputs = self.front.finish_batch(computed);
+        self.times = GroupTimes { output_ns: watch.elapsed_ns(), ..self.times };
+        Ok(outputs)
+    }
+
+    /// The part of [`PipelineCore::embed_batch`] that the device is needed for.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::InternalError`] for a batch that was prepared for other models than are
+    /// loaded now, and what the device says.
+    pub fn compute_batch(&mut self, prepared: PreparedBatch) -> EmbeddingResult<ComputedBatch> {
+        if !Arc::ptr_eq(&prepared.front, &self.front) {
+            let place = "a batch that was prepared for other models";
+            return Err(EmbeddingError::InternalError { place, source: None });
+        }
+        self.times = GroupTimes::default();
+        let watch = Stopwatch::start();
+        let mut halves: Vec<Option<Half>> = Vec::with_capacity(prepared.items.len());
         let mut together = Vec::new();
         let mut drafts: Vec<EmbeddingResult<Draft>> = Vec::new();
         let mut places = Vec::new();
-        for (place, item) in prepared.0.into_iter().enumerate() {
-            outputs.push(None);
+        for (place, item) in prepared.items.into_iter().enumerate() {
+            halves.push(None);
             match item {
-                Err(err) => outputs[place] = Some(Err(err)),
+                Err(err) => halves[place] = Some(Half::Done(Box::new(Err(err)))),
                 Ok(item) if !item.tokens.is_empty() => together.push((place, item)),
                 Ok(item) => {
                     places.push(place);
@@ -206,17 +225,18 @@ impl PipelineCore {
                 }
             }
         }
-        self.run_together(together, &mut outputs)?;
+        self.run_together(together, &mut halves)?;
         let wanted = self.loaded.clone();
         self.run_apart(&wanted, &mut drafts)?;
         let mut apart: Vec<EmbeddingResult<PipelineOutput>> =
             drafts.into_iter().map(|draft| draft.and_then(|it| self.finish(it))).collect();
         self.fuse(&mut apart, watch)?;
         for (place, output) in places.into_iter().zip(apart) {
-            outputs[place] = Some(output);
+            halves[place] = Some(Half::Done(Box::new(output)));
         }
         let lost = || EmbeddingError::InternalError { place: "pipeline outputs", source: None };
-        Ok(outputs.into_iter().map(|it| it.unwrap_or_else(|| Err(lost()))).collect())
+        let half = |it: Option<Half>| it.unwrap_or_else(|| Half::Done(Box::new(Err(lost()))));
+        Ok(ComputedBatch(halves.into_iter().map(half).collect()))
     }
 
     /// Inputs with the slots of the wanted models.
@@ -227,7 +247,7 @@ impl PipelineCore {
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<Draft>>> {
         let mut drafts: Vec<EmbeddingResult<Draft>> =
-            inputs.iter().map(|input| self.admit(wanted, input, now_s)).collect();
+            inputs.iter().map(|input| self.front.admit(wanted, input, now_s)).collect();
         self.run_apart(wanted, &mut drafts)?;
         Ok(drafts)
     }
@@ -245,70 +265,6 @@ impl PipelineCore {
             }
         }
         Ok(())
-    }
-
-    /// Checks an input and computes the models that are arithmetic.
-    fn admit(
-        &self,
-        wanted: &BTreeSet<ModelId>,
-        input: &ModelInput,
-        now_s: i64,
-    ) -> EmbeddingResult<Draft> {
-        let admitted = AdmittedInput::new(input.clone(), &self.options.limits)?;
-        let takes_images = |it: &NeuralModel| {
-            it.takes_images() && it.models().iter().any(|it| wanted.contains(it))
-        };
-        let wanted = |model: ModelId| wanted.contains(&model);
-        let kind = admitted.input().kind();
-        let mut slots = BTreeMap::new();
-        let mut flags = ResultFlags { truncated: admitted.truncated(), ..ResultFlags::default() };
-        let mut set = |model: ModelId, watch: Stopwatch, vector: &[f32]| {
-            let vector = vector.to_vec();
-            let slot = SlotVector { vector, sparse: None, tokens: None, truncated: false };
-            slots.insert(model, (slot, watch.elapsed_ns() / 1000));
-        };
-        match kind {
-            InputKind::Text | InputKind::Code => {
-                let time = admitted.directives().time(now_s);
-                let times = [
-                    ModelId::TemporalRecent,
-                    ModelId::TemporalPeriodic,
-                    ModelId::TemporalPositional,
-                ];
-                flags.timestamp_defaulted = time.defaulted && times.into_iter().any(wanted);
-                let recent = TemporalRecent { reference_s: self.options.reference_s };
-                for model in times.into_iter().filter(|it| wanted(*it)) {
-                    let watch = Stopwatch::start();
-                    let vector = match model {
-                        ModelId::TemporalRecent => recent.encode(time.epoch_s, now_s),
-                        ModelId::TemporalPeriodic => TemporalPeriodic.encode(time.epoch_s),
-                        _ => self.positional.encode(time.epoch_s),
-                    };
-                    set(model, watch, &vector);
-                }
-                if wanted(ModelId::Hdc) {
-                    let watch = Stopwatch::start();
-                    let vector = self.hdc.embed(text_of(admitted.input()).unwrap_or_default())?;
-                    set(ModelId::Hdc, watch, &vector);
-                }
-            }
-            InputKind::Image => {
-                if !self.neural.iter().any(takes_images) {
-                    return Err(EmbeddingError::UnsupportedModality {
-                        model_id: ModelId::Multimodal,
-                        kind,
-                    });
-                }
-            }
-            InputKind::Audio => {
-                return Err(EmbeddingError::UnsupportedModality {
-                    model_id: ModelId::Multimodal,
-                    kind,
-                });
-            }
-        }
-        let content_hash = input.content_hash();
-        Ok(Draft { admitted, content_hash, slots, flags })
     }
 
     fn run_texts(

@@ -3,6 +3,8 @@
 //! A result is found by everything that decides it. What depends on the time of day has no key:
 //! ages and places in the day would be those of an earlier request.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -152,6 +154,13 @@ impl ResultsCache {
         self.count(CacheCount::Inserts, 1);
         self.count(CacheCount::Evictions, evicted);
         self.level(before, held.bytes);
+    }
+
+    /// Keys and results, the least recently used first.
+    fn in_order(&self) -> Vec<(ResultKey, Arc<PipelineOutput>)> {
+        let held = self.lock();
+        let entry = |key: &ResultKey| Some((*key, held.entries.get(key)?.output.clone()));
+        held.order.values().filter_map(entry).collect()
     }
 
     /// Forgets everything.

@@ -3,6 +3,7 @@
 mod open;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::embedding::{SparseVector, TokenMatrix, normalize_l2};
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -45,10 +46,17 @@ pub(crate) struct NeuralText<'a> {
 /// A checkpoint that serves one slot or, as a trunk, several.
 #[derive(Debug)]
 pub(crate) struct NeuralModel {
-    need: Need,
-    models: Vec<ModelId>,
+    host: Arc<HostSide>,
     tower: TextTower,
     image: Option<ImageTower>,
+}
+
+/// What a checkpoint's models need no device for: texts on their way in, rows on their way out.
+#[derive(Debug)]
+pub(crate) struct HostSide {
+    need: Need,
+    models: Vec<ModelId>,
+    has_images: bool,
     tokens: Tokens,
     limit: TokenLimit,
     sparse: Option<SparseProjection>,
@@ -85,12 +93,17 @@ impl Prepared {
 type RowsOf<'f, 'r> = &'f dyn Fn(&str) -> Option<(&'r [f32], usize)>;
 
 impl NeuralModel {
+    /// What needs no device.
+    pub(crate) fn host(&self) -> &Arc<HostSide> {
+        &self.host
+    }
+
     pub(crate) fn models(&self) -> &[ModelId] {
-        &self.models
+        &self.host.models
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.need.name
+        self.host.need.name
     }
 
     pub(crate) fn tower(&self) -> &TextTower {
@@ -107,19 +120,6 @@ impl NeuralModel {
 
     pub(crate) fn image_mut(&mut self) -> Option<&mut ImageTower> {
         self.image.as_mut()
-    }
-
-    /// The models whose slots the tower leaves on the device, with the outputs' names.
-    pub(crate) fn device_slots(&self) -> Vec<(ModelId, String)> {
-        let on_device = |it: &&ModelId| !(self.trunk && **it == ModelId::Sparse);
-        match self.device_slots {
-            true => self.models.iter().filter(on_device).map(|it| (*it, slot_name(*it))).collect(),
-            false => Vec::new(),
-        }
-    }
-
-    pub(crate) fn takes_images(&self) -> bool {
-        self.image.is_some()
     }
 
     /// Gives the device memory of every program back.
@@ -142,7 +142,7 @@ impl NeuralModel {
         wanted: &BTreeSet<ModelId>,
     ) -> EmbeddingResult<Vec<EmbeddingResult<BTreeMap<ModelId, SlotVector>>>> {
         let prepared: Vec<EmbeddingResult<Prepared>> =
-            texts.iter().map(|it| self.prepare(it)).collect();
+            texts.iter().map(|it| self.host.prepare(it)).collect();
         let good: Vec<&Prepared> = prepared.iter().filter_map(|it| it.as_ref().ok()).collect();
         let items: Vec<PackItem<'_>> = good.iter().map(|it| it.item()).collect();
         let outputs =
@@ -152,7 +152,7 @@ impl NeuralModel {
                 let output = outputs.iter().find(|it| it.name == name)?;
                 Some((output.items[at].as_slice(), output.row_len))
             };
-            self.slots(good[at], wanted, &of)
+            self.host.slots(good[at], wanted, &of)
         });
         let lost = || EmbeddingError::InternalError { place: "tower rows", source: None };
         let mut results = Vec::with_capacity(prepared.len());
@@ -184,10 +184,38 @@ impl NeuralModel {
         vectors
             .into_iter()
             .map(|vector| {
-                let vector = self.to_slot(ModelId::Multimodal, &vector)?;
+                let vector = self.host.to_slot(ModelId::Multimodal, &vector)?;
                 Ok(SlotVector { vector, sparse: None, tokens: None, truncated: false })
             })
             .collect()
+    }
+
+    /// Side of the images that the vision tower takes.
+    pub(crate) fn image_side_len(&self) -> Option<usize> {
+        self.image.as_ref().map(|it| it.config().image_len)
+    }
+}
+
+impl HostSide {
+    pub(crate) fn need(&self) -> Need {
+        self.need
+    }
+
+    pub(crate) fn models(&self) -> &[ModelId] {
+        &self.models
+    }
+
+    /// The models whose slots the tower leaves on the device, with the outputs' names.
+    pub(crate) fn device_slots(&self) -> Vec<(ModelId, String)> {
+        let on_device = |it: &&ModelId| !(self.trunk && **it == ModelId::Sparse);
+        match self.device_slots {
+            true => self.models.iter().filter(on_device).map(|it| (*it, slot_name(*it))).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    pub(crate) fn takes_images(&self) -> bool {
+        self.has_images
     }
 
     /// How its texts become ids, without the marks of a late interaction.
@@ -207,11 +235,6 @@ impl NeuralModel {
                 TokenLimit { token_count_max, ..self.limit }
             }
         }
-    }
-
-    /// Side of the images that the vision tower takes.
-    pub(crate) fn image_side_len(&self) -> Option<usize> {
-        self.image.as_ref().map(|it| it.config().image_len)
     }
 
     pub(crate) fn prepare(&self, text: &NeuralText<'_>) -> EmbeddingResult<Prepared> {

@@ -31,7 +31,7 @@ use crate::handle::EmbeddingPipeline;
 use crate::input::ModelInput;
 use crate::model::EmbeddingModel;
 use crate::model_id::{MODEL_COUNT, ModelId};
-use crate::pipeline::ReadyReport;
+use crate::pipeline::{LostModels, ReadyReport};
 use row::Row;
 use timer::{Waited, until};
 
@@ -93,8 +93,15 @@ impl PipelineWarmup {
         }
         let fault = rows.iter().find_map(Row::error).map(str::to_owned);
         self.end_phase(&mut phases, "load", load, fault);
+        let parity = Stopwatch::start();
+        let fault = self.parity(pipeline, &mut rows, end_ns).await.err();
+        let is_refused = fault.is_some();
+        self.end_phase(&mut phases, "precision", parity, fault.clone());
         let road = Stopwatch::start();
-        let built = self.road(pipeline, end_ns).await;
+        let built = match fault.filter(|_| is_refused) {
+            Some(fault) => Err(fault),
+            None => self.road(pipeline, &mut rows, end_ns).await,
+        };
         let fault = built.as_ref().err().cloned();
         self.end_phase(&mut phases, "build, run and check every program", road, fault);
         let report = match built {
@@ -242,13 +249,41 @@ impl PipelineWarmup {
         }
     }
 
-    /// All programs; why not, in words.
-    async fn road(&self, pipeline: &EmbeddingPipeline, end_ns: u64) -> Result<ReadyReport, Fault> {
-        match until(end_ns, self.trigger_autotuning(pipeline)).await {
-            Waited::Done(built) => built.map_err(|err| words(&err)),
-            Waited::TimedOut => Err("not built in time".into()),
-            Waited::Panicked(text) => Err(text),
+    /// Every model in its precision beside itself in f32; why not, in words.
+    async fn parity(
+        &self,
+        pipeline: &EmbeddingPipeline,
+        rows: &mut [Row],
+        end_ns: u64,
+    ) -> Result<(), Fault> {
+        let (rule, cosine_min) = (self.config.precision_rule, self.config.precision_cosine_min);
+        let check = pipeline.thread.call(move |worker| match worker.core()? {
+            core if core.programs().is_sealed() => Ok(Vec::new()),
+            core => core.check_precision(rule, cosine_min),
+        });
+        let results = timely(until(end_ns, check).await, "precisions were not compared in time")?;
+        for result in results {
+            let row = rows.iter_mut().find(|it| it.model_id() == result.model_id);
+            row.into_iter().for_each(|it| it.in_precision(result));
         }
+        Ok(())
+    }
+
+    /// All programs; why not, in words. Models that fail are rows, and the others go on.
+    async fn road(
+        &self,
+        pipeline: &EmbeddingPipeline,
+        rows: &mut [Row],
+        end_ns: u64,
+    ) -> Result<ReadyReport, Fault> {
+        let warm = pipeline.thread.call(|worker| worker.warm_each());
+        let (report, lost) = timely(until(end_ns, warm).await, "not built in time")?;
+        for LostModels { model_ids, source } in lost {
+            let fault = words(&source);
+            let own = rows.iter_mut().filter(|it| model_ids.contains(&it.model_id()));
+            own.for_each(|it| it.fail(&fault));
+        }
+        Ok(report)
     }
 
     /// Every model with every batch size once, then again and again while there is time.
@@ -397,6 +432,15 @@ impl PipelineWarmup {
 
 /// Why something failed, for a report.
 type Fault = String;
+
+/// What came in time, or why nothing did.
+fn timely<T>(waited: Waited<EmbeddingResult<T>>, late: &str) -> Result<T, Fault> {
+    match waited {
+        Waited::Done(done) => done.map_err(|err| words(&err)),
+        Waited::TimedOut => Err(late.to_owned()),
+        Waited::Panicked(text) => Err(text),
+    }
+}
 
 /// What is wrong with a model's vector.
 fn check_vector(model_id: ModelId, output: &ModelEmbedding) -> EmbeddingResult<()> {

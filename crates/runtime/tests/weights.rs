@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use calor_device::{BufferId, DeviceError, Driver, Memory};
+use calor_device::{BufferId, DeviceError, Driver, HostMemory, Memory};
 use calor_device_cpu::CpuDriver;
 use calor_ir::{CheckedGraph, DType, Fold, Graph, Role, Type};
 use calor_kernel::Digest;
@@ -109,6 +109,10 @@ impl Memory for Damaging {
 
     fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
         self.inner.free(buffer)
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        self.inner.host(count)
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {

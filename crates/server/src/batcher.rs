@@ -1,36 +1,43 @@
-//! The queue between requests and models, and the thread that empties it.
+//! The queue between requests and models, and the threads that empty it: one for each place where
+//! models serve, such as a device.
 //!
-//! The thread owns the models. It is no task of an executor: what runs on a device blocks it.
+//! A thread owns the models of its place. It is no task of an executor: what runs on a device
+//! blocks it. Whoever is free takes the next batch.
 
-use std::any::Any;
+mod overlap;
+mod run;
+mod slowdown;
+
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use calor_embed::batching::{
-    BatchAccumulator, BatchConfig, BatchResult, ItemTerms, QueueStats, run_split,
-};
+use calor_embed::batching::{BatchAccumulator, BatchConfig, BatchResult, ItemTerms, QueueStats};
 use calor_embed::handle::Clock;
 use calor_embed::input::ModelInput;
-use calor_embed::{EmbeddingError, EmbeddingResult, PipelineOutput};
+use calor_embed::{EmbeddingError, EmbeddingResult, MultiGpuBalancer, PipelineOutput};
 use calor_telemetry::clock::now_ns;
 use tokio::sync::oneshot;
 
+use slowdown::Slowdown;
+
 use crate::admission::Admission;
 use crate::engine::{Engine, Wanted};
-use crate::metrics::{Metrics, add};
+use crate::metrics::Metrics;
+use crate::options::DeviceClock;
 
 /// An input on its way to the models.
 pub(crate) struct Job {
     pub(crate) input: ModelInput,
     pub(crate) wanted: Wanted,
-    /// What it costs.
-    pub(crate) token_count: usize,
+    /// What it costs, and how urgent it is.
+    pub(crate) terms: ItemTerms,
     /// When it was queued.
     pub(crate) since_ns: u64,
+    /// Whether a device was lost with it before.
+    pub(crate) is_second: bool,
 }
 
 /// What became of an input.
@@ -41,6 +48,8 @@ pub(crate) struct Answer {
     pub(crate) queue_ns: u64,
     /// Of its batch.
     pub(crate) inference_ns: u64,
+    /// In programs, where it ran alone and that is known.
+    pub(crate) program_ns: Option<u64>,
     /// Items of its batch.
     pub(crate) batch_count: usize,
 }
@@ -48,7 +57,12 @@ pub(crate) struct Answer {
 /// Where an answer arrives.
 pub(crate) type Reply = oneshot::Receiver<BatchResult<Answer>>;
 
-/// What else the thread does, between batches.
+type Sender = oneshot::Sender<BatchResult<Answer>>;
+
+/// Items that run together.
+type Group = Vec<(Job, Sender)>;
+
+/// What else a thread does, between batches.
 enum Task {
     /// Other models from here on; the old ones are dropped, and the caller is told.
     Swap(Box<dyn Engine>, oneshot::Sender<()>),
@@ -58,31 +72,52 @@ enum Task {
 
 struct State {
     queue: BatchAccumulator<Job, Answer>,
-    tasks: VecDeque<Task>,
+    places: Vec<PlaceState>,
     /// No more work comes; what waits is finished.
     is_closing: bool,
+}
+
+#[derive(Default)]
+struct PlaceState {
+    tasks: VecDeque<Task>,
     has_engine: bool,
 }
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Set by a failure after which the models cannot be trusted.
-    broken: AtomicBool,
-    on_broken: Box<dyn Fn() + Send + Sync>,
+    /// For each place: set by a failure after which its models cannot be trusted.
+    broken: Vec<AtomicBool>,
+    on_broken: Box<dyn Fn(Broken) + Send + Sync>,
+    balancer: Arc<MultiGpuBalancer>,
     metrics: Arc<Metrics>,
     admission: Arc<Admission>,
     clock: Clock,
     idle: Option<Duration>,
+    device_clock: Option<DeviceClock>,
 }
 
-/// The way to the thread.
+/// One place, seen by its thread.
+struct Place<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+/// Models of a place are gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broken {
+    pub(crate) place: usize,
+    /// Whether those of another place serve on.
+    pub(crate) others_serve: bool,
+}
+
+/// The way to the threads.
 pub(crate) struct Batcher {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What the thread shares with the rest of the server.
+/// What the threads share with the rest of the server.
 pub(crate) struct Surroundings {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Arc<Admission>,
@@ -90,43 +125,61 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Clock,
     /// After this long without work the models are run once, to keep a device awake.
     pub(crate) idle: Option<Duration>,
-    /// Called on the thread after a failure that models do not survive; they are gone then.
-    pub(crate) on_broken: Box<dyn Fn() + Send + Sync>,
+    /// Reads the clocks of devices.
+    pub(crate) device_clock: Option<DeviceClock>,
+    /// Called on a thread after a failure that its models do not survive; they are gone then.
+    pub(crate) on_broken: Box<dyn Fn(Broken) + Send + Sync>,
 }
 
 impl Batcher {
-    /// Starts the thread. Until the first swap there are no models, and items wait.
+    /// Starts a thread for each place. Until their first swap there are no models, and items wait.
+    ///
+    /// # Errors
+    /// For no place, a queue that runs nothing, and when the system gives no thread.
     pub(crate) fn start(
         config: BatchConfig,
+        place_count: usize,
         surroundings: Surroundings,
     ) -> EmbeddingResult<Arc<Self>> {
         let queue = BatchAccumulator::new(config)?;
-        let state = State { queue, tasks: VecDeque::new(), is_closing: false, has_engine: false };
-        let Surroundings { metrics, admission, clock, idle, on_broken } = surroundings;
+        let ordinals: Vec<usize> = (0..place_count).collect();
+        let balancer = Arc::new(MultiGpuBalancer::new(&ordinals)?);
+        let places = ordinals.iter().map(|_| PlaceState::default()).collect();
+        let state = State { queue, places, is_closing: false };
+        let Surroundings { metrics, admission, clock, idle, device_clock, on_broken } =
+            surroundings;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            broken: AtomicBool::new(false),
+            broken: ordinals.iter().map(|_| AtomicBool::new(false)).collect(),
             on_broken,
+            balancer,
             metrics,
             admission,
             clock,
             idle,
+            device_clock,
         });
-        let own = shared.clone();
-        let builder = std::thread::Builder::new().name("calor-batches".into());
-        let thread =
-            builder.spawn(move || serve(&own)).map_err(|source| EmbeddingError::InternalError {
-                place: "start of the batching thread",
+        let batcher = Arc::new(Self { shared: shared.clone(), threads: Mutex::default() });
+        for index in ordinals {
+            let own = shared.clone();
+            let builder = std::thread::Builder::new().name(format!("calor-batches-{index}"));
+            let body = move || serve(&Place { shared: &own, index });
+            // Threads that were started end with the batcher.
+            let thread = builder.spawn(body).map_err(|source| EmbeddingError::InternalError {
+                place: "start of a batching thread",
                 source: Some(Box::new(source)),
             })?;
-        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+            batcher.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(batcher)
     }
 
     /// Queues jobs together, so that they can run together. Each is answered.
-    pub(crate) fn submit(&self, jobs: Vec<(Job, ItemTerms)>) -> Vec<Reply> {
+    pub(crate) fn submit(&self, jobs: Vec<Job>) -> Vec<Reply> {
         let mut state = self.shared.lock();
-        let replies = jobs.into_iter().map(|(job, terms)| {
+        let replies = jobs.into_iter().map(|job| {
+            let terms = job.terms;
             let (sender, reply) = oneshot::channel();
             match state.is_closing {
                 true => drop(sender.send(Err(closed()))),
@@ -136,25 +189,53 @@ impl Batcher {
         });
         let replies = replies.collect();
         drop(state);
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         replies
     }
 
-    /// Gives the thread other models. The receiver hears when they serve.
-    pub(crate) fn swap(&self, engine: Box<dyn Engine>) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        self.shared.lock().tasks.push_back(Task::Swap(engine, sender));
-        self.shared.changed.notify_one();
-        receiver
+    /// Gives places other models, all at the same moment: whoever is answered by new ones is not
+    /// answered by old ones after that. The receivers hear when they serve.
+    pub(crate) fn swap(
+        &self,
+        engines: Vec<(usize, Box<dyn Engine>)>,
+    ) -> Vec<oneshot::Receiver<()>> {
+        let mut state = self.shared.lock();
+        let mut receivers = Vec::with_capacity(engines.len());
+        for (place, engine) in engines {
+            let (sender, receiver) = oneshot::channel();
+            if let Some(place) = state.places.get_mut(place) {
+                place.tasks.push_back(Task::Swap(engine, sender));
+            }
+            receivers.push(receiver);
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        receivers
     }
 
-    /// Has the models run once, in their turn.
+    /// Has the models of every place run once, in their turn.
     pub(crate) async fn keep_warm(&self) {
-        let (sender, receiver) = oneshot::channel();
-        self.shared.lock().tasks.push_back(Task::Warm(sender));
-        self.shared.changed.notify_one();
-        // A thread that ended has nothing to keep warm.
-        let _ = receiver.await;
+        let mut receivers = Vec::new();
+        for place in &mut self.shared.lock().places {
+            let (sender, receiver) = oneshot::channel();
+            place.tasks.push_back(Task::Warm(sender));
+            receivers.push(receiver);
+        }
+        self.shared.changed.notify_all();
+        for receiver in receivers {
+            // A thread that ended has nothing to keep warm.
+            let _ = receiver.await;
+        }
+    }
+
+    /// Whether a place has models, or has them in its next turn.
+    pub(crate) fn serves(&self, place: usize) -> bool {
+        self.shared.lock().places.get(place).is_some_and(|it| it.has_engine)
+    }
+
+    /// Who has how much to do, and which places are lost.
+    pub(crate) fn balancer(&self) -> &MultiGpuBalancer {
+        &self.shared.balancer
     }
 
     /// Items and tokens that wait.
@@ -173,12 +254,13 @@ impl Batcher {
         self.shared.lock().queue.refuse_all(refusal);
     }
 
-    /// Takes no more work, finishes what waits and ends the thread. Blocks.
+    /// Takes no more work, finishes what waits and ends the threads. Blocks.
     pub(crate) fn stop(&self) {
         self.shared.lock().is_closing = true;
-        self.shared.changed.notify_one();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        self.shared.changed.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             // A panic of the thread itself was reported where it happened.
             let _ = thread.join();
         }
@@ -197,6 +279,17 @@ impl Shared {
     }
 }
 
+impl Place<'_> {
+    /// The models of this place are not trusted any more.
+    fn breaks(&self) {
+        self.shared.broken[self.index].store(true, Ordering::Release);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.shared.broken[self.index].load(Ordering::Acquire)
+    }
+}
+
 /// Gives the memory of models back beside the ones that serve now.
 fn retire(old: Box<dyn Engine>) {
     let builder = std::thread::Builder::new().name("calor-retire".into());
@@ -204,82 +297,114 @@ fn retire(old: Box<dyn Engine>) {
     let _ = builder.spawn(move || drop(old));
 }
 
-/// What the thread does next.
+/// What a thread does next.
 enum Next {
     Swap(Box<dyn Engine>, oneshot::Sender<()>),
-    Batch(Vec<(Job, oneshot::Sender<BatchResult<Answer>>)>),
+    Batch {
+        batch: Group,
+        /// Whether another full one waits behind it.
+        more: bool,
+    },
     /// Somebody asked for it, or nothing happened for long.
     Warm(Option<oneshot::Sender<()>>),
     End,
 }
 
-fn serve(shared: &Shared) {
+fn serve(place: &Place<'_>) {
+    let shared = place.shared;
     let mut engine: Option<Box<dyn Engine>> = None;
+    let mut slowdown = Slowdown::default();
     loop {
-        match next(shared) {
+        match next(place, &mut slowdown) {
             Next::Swap(other, done) => {
                 if let Some(old) = engine.replace(other) {
                     retire(old);
                 }
-                shared.broken.store(false, Ordering::Release);
+                shared.broken[place.index].store(false, Ordering::Release);
+                shared.balancer.restore(place.index);
                 // Whoever asked for the swap may have gone.
                 let _ = done.send(());
             }
-            Next::Batch(batch) => {
+            Next::Batch { batch, more } => {
                 if let Some(it) = &mut engine {
-                    run(shared, it.as_mut(), batch);
+                    match it.pipeline().filter(|_| more) {
+                        Some(core) => overlap::run(place, core, batch),
+                        None => run::run(place, it.as_mut(), batch),
+                    }
                 }
             }
             Next::Warm(done) => {
                 if let Some(it) = &mut engine {
-                    keep_warm(shared, it.as_mut());
+                    run::keep_warm(place, it.as_mut());
                 }
                 // Whoever asked may have gone.
                 let _ = done.map(|it| it.send(()));
             }
             Next::End => return,
         }
-        if shared.broken.load(Ordering::Acquire) && engine.take().is_some() {
-            shared.lock().has_engine = false;
-            (shared.on_broken)();
+        if place.is_broken() && engine.take().is_some() {
+            shared.balancer.mark_lost(place.index);
+            let mut state = shared.lock();
+            state.places[place.index].has_engine = false;
+            let others_serve = state.places.iter().any(|it| it.has_engine);
+            drop(state);
+            (shared.on_broken)(Broken { place: place.index, others_serve });
         }
     }
 }
 
-fn next(shared: &Shared) -> Next {
+fn next(place: &Place<'_>, slowdown: &mut Slowdown) -> Next {
+    let shared = place.shared;
     let since_ns = now_ns();
     let mut state = shared.lock();
     loop {
-        match state.tasks.pop_front() {
+        match state.places[place.index].tasks.pop_front() {
             Some(Task::Swap(engine, done)) => {
-                state.has_engine = true;
+                state.places[place.index].has_engine = true;
                 return Next::Swap(engine, done);
             }
             Some(Task::Warm(done)) => return Next::Warm(Some(done)),
             None => {}
         }
+        let has_engine = state.places[place.index].has_engine;
         state.queue.expire();
-        if state.is_closing && (state.queue.is_empty() || !state.has_engine) {
-            state.queue.refuse_all(closed);
+        if state.is_closing && (state.queue.is_empty() || !has_engine) {
+            if !state.places.iter().any(|it| it.has_engine) {
+                state.queue.refuse_all(closed);
+            }
             return Next::End;
         }
         let is_due = state.queue.may_flush() || (state.is_closing && !state.queue.is_empty());
-        if state.has_engine && is_due {
+        if has_engine && is_due {
             let batch = state.queue.flush();
             if !batch.is_empty() {
-                return Next::Batch(batch);
+                return Next::Batch { batch, more: state.queue.is_full() };
             }
             continue;
         }
-        let idle_ns = shared.idle.filter(|_| state.has_engine && state.queue.is_empty());
+        let idle_ns = shared.idle.filter(|_| has_engine && state.queue.is_empty());
         let idle_ns = idle_ns
             .map(|it| since_ns.saturating_add(u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)));
         let now = now_ns();
         if idle_ns.is_some_and(|it| it <= now) {
             return Next::Warm(None);
         }
-        let until_ns = state.queue.next_deadline_ns().filter(|_| state.has_engine);
-        state = match until_ns.into_iter().chain(idle_ns).min() {
+        let mut look_ns = None;
+        if let Some(DeviceClock(read)) = shared.device_clock.as_ref().filter(|_| has_engine) {
+            if slowdown.is_due(now) {
+                // Asking a driver takes a moment; nobody else waits for the queue meanwhile.
+                drop(state);
+                let is_slow = slowdown.look(now_ns(), read(place.index));
+                state = shared.lock();
+                if is_slow && state.queue.is_empty() {
+                    return Next::Warm(None);
+                }
+                continue;
+            }
+            look_ns = Some(slowdown.next_ns);
+        }
+        let until_ns = state.queue.next_deadline_ns().filter(|_| has_engine);
+        state = match until_ns.into_iter().chain(idle_ns).chain(look_ns).min() {
             None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(until_ns) => {
                 // A moment more than needed, so that what is due then is due.
@@ -291,134 +416,16 @@ fn next(shared: &Shared) -> Next {
     }
 }
 
-/// Runs a batch, one group for each thing that is wanted, and answers every item.
-fn run(
-    shared: &Shared,
-    engine: &mut dyn Engine,
-    batch: Vec<(Job, oneshot::Sender<BatchResult<Answer>>)>,
-) {
-    let start_ns = now_ns();
-    let token_count: usize = batch.iter().map(|it| it.0.token_count).sum();
-    shared.metrics.batch_size.record(batch.len());
-    shared.metrics.batch_tokens.record(token_count);
-    add(&shared.metrics.items, batch.len() as u64);
-    for (wanted, group) in groups(batch) {
-        run_group(shared, engine, &wanted, group);
+/// Another full batch, where nothing else is to be done first.
+fn next_full(place: &Place<'_>) -> Option<Group> {
+    let mut state = place.shared.lock();
+    if place.is_broken() || !state.places[place.index].tasks.is_empty() || !state.queue.is_full() {
+        return None;
     }
-    let wall_ns = now_ns().saturating_sub(start_ns);
-    add(&shared.metrics.busy_ns, wall_ns);
-    shared.admission.observe(token_count, wall_ns);
-    shared.lock().queue.observe_batch(wall_ns);
-}
-
-type Group = Vec<(Job, oneshot::Sender<BatchResult<Answer>>)>;
-
-/// Items by what they want; fused ones together, in the richest form that one of them wants.
-fn groups(batch: Group) -> Vec<(Wanted, Group)> {
-    let mut groups: Vec<(Wanted, Group)> = Vec::new();
-    for item in batch {
-        let place = groups.iter_mut().find(|(wanted, _)| match (wanted, &item.0.wanted) {
-            (Wanted::Fused { .. }, Wanted::Fused { .. }) => true,
-            (have, want) => have == want,
-        });
-        match place {
-            None => groups.push((item.0.wanted.clone(), vec![item])),
-            Some((wanted, group)) => {
-                if item.0.wanted == (Wanted::Fused { own_forms: true }) {
-                    *wanted = Wanted::Fused { own_forms: true };
-                }
-                group.push(item);
-            }
-        }
-    }
-    groups
-}
-
-fn run_group(shared: &Shared, engine: &mut dyn Engine, wanted: &Wanted, group: Group) {
-    let start_ns = now_ns();
-    let (jobs, replies): (Vec<Job>, Vec<_>) = group.into_iter().unzip();
-    let mut inputs = Vec::with_capacity(jobs.len());
-    let mut waits_ns = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        waits_ns.push(start_ns.saturating_sub(job.since_ns));
-        inputs.push(job.input);
-    }
-    let now_s = (shared.clock)();
-    let results = guarded(shared, || run_split(&inputs, |part| engine.run(wanted, part, now_s)));
-    let inference_ns = now_ns().saturating_sub(start_ns);
-    let batch_count = inputs.len();
-    let mut results = match results {
-        Ok(results) => results.into_iter(),
-        Err(err) => {
-            if is_lost(&err) {
-                shared.broken.store(true, Ordering::Release);
-            }
-            // The first item keeps the error with its causes, the others get its words.
-            let words = crate::refusal::chain(&err);
-            let other = |_| Err(EmbeddingError::GpuError { source: words.clone().into() });
-            let all: Vec<_> =
-                std::iter::once(Err(err)).chain((1..batch_count).map(other)).collect();
-            all.into_iter()
-        }
-    };
-    for (reply, queue_ns) in replies.into_iter().zip(waits_ns) {
-        let lost = || EmbeddingError::InternalError { place: "results of a batch", source: None };
-        let result = results.next().unwrap_or_else(|| Err(lost()));
-        shared.metrics.queue.record_ns(queue_ns);
-        shared.metrics.inference.record_ns(inference_ns);
-        let answer = result.map(|output| Answer {
-            output: Arc::new(output),
-            queue_ns,
-            inference_ns,
-            batch_count,
-        });
-        // The caller may have gone meanwhile.
-        let _ = reply.send(answer);
-    }
-}
-
-/// Runs something that may panic; after a panic the models are not trusted any more.
-fn guarded<T>(shared: &Shared, work: impl FnOnce() -> EmbeddingResult<T>) -> EmbeddingResult<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        shared.broken.store(true, Ordering::Release);
-        Err(panicked(payload.as_ref()))
-    })
-}
-
-/// Runs a short text, so that a device that sleeps when nothing is asked is awake for the next.
-fn keep_warm(shared: &Shared, engine: &mut dyn Engine) {
-    let about = engine.about();
-    let wanted = match about.is_fused {
-        true => Wanted::Fused { own_forms: false },
-        false => Wanted::Models(about.models.into_iter().collect()),
-    };
-    let now_s = (shared.clock)();
-    let result = guarded(shared, || {
-        let probe = ModelInput::text("still warm")?;
-        engine.run(&wanted, &[probe], now_s)
-    });
-    add(&shared.metrics.rewarms, 1);
-    if result.is_err_and(|it| is_lost(&it)) {
-        shared.broken.store(true, Ordering::Release);
-    }
-}
-
-/// Whether a device that says this has to be opened anew: everything but want of memory.
-fn is_lost(err: &EmbeddingError) -> bool {
-    match err {
-        EmbeddingError::GpuError { .. } => !calor_embed::batching::is_out_of_memory(err),
-        EmbeddingError::InternalError { .. } => true,
-        _ => false,
-    }
+    let batch = state.queue.flush();
+    (!batch.is_empty()).then_some(batch)
 }
 
 fn closed() -> EmbeddingError {
     EmbeddingError::NotInitialized { what: "a server that shuts down" }
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> EmbeddingError {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let source = text.unwrap_or("a panic without a message").into();
-    EmbeddingError::InternalError { place: "a batch that panicked", source: Some(source) }
 }

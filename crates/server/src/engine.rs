@@ -11,6 +11,7 @@ use calor_embed::{
 };
 
 use crate::options::Target;
+use crate::progress::Progress;
 
 /// Models at work, warm: running them builds nothing.
 pub trait Engine: Send {
@@ -30,6 +31,18 @@ pub trait Engine: Send {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>;
+
+    /// Nanoseconds that the last run spent in programs, from their launch to their end, where that
+    /// is known.
+    fn program_ns(&self) -> Option<u64> {
+        None
+    }
+
+    /// The pipeline itself, where full batches may be prepared and answered beside one that is
+    /// computed.
+    fn pipeline(&mut self) -> Option<&mut PipelineCore> {
+        None
+    }
 }
 
 /// What is wanted of a batch.
@@ -63,6 +76,9 @@ pub struct About {
     pub untrained: &'static [&'static str],
     /// What E2 measures ages against, where that is fixed.
     pub reference_s: Option<i64>,
+    /// What decides results besides their inputs, also in another process; none where that cannot
+    /// be known.
+    pub revision: Option<[u8; 32]>,
     /// Device memory in use.
     pub memory_bytes: u64,
     /// Device memory that there is.
@@ -87,8 +103,28 @@ pub struct Opened {
     pub report: ReadyReport,
 }
 
-/// Opens and warms models: when the server starts, on a swap, and after a failure of the device.
-pub type Opener = Arc<dyn Fn() -> EmbeddingResult<Opened> + Send + Sync>;
+/// Opens and warms the models of a place, counted from 0, and tells how far it is.
+pub type Open = Arc<dyn Fn(usize, &Progress) -> EmbeddingResult<Opened> + Send + Sync>;
+
+/// Opens and warms models: when the server starts, on a swap, and after a failure of a device.
+#[derive(Clone)]
+pub struct Opener {
+    /// Where models serve, such as on which device, as it is shown. The same models serve in every
+    /// place.
+    pub places: Vec<String>,
+    /// Opens them.
+    pub open: Open,
+}
+
+impl Opener {
+    /// Of one place.
+    pub fn single(
+        place: impl Into<String>,
+        open: impl Fn(&Progress) -> EmbeddingResult<Opened> + Send + Sync + 'static,
+    ) -> Self {
+        Self { places: vec![place.into()], open: Arc::new(move |_, progress| open(progress)) }
+    }
+}
 
 impl Engine for PipelineCore {
     fn about(&self) -> About {
@@ -104,6 +140,7 @@ impl Engine for PipelineCore {
             device_model: programs.signature().model.clone(),
             untrained: options.profile.untrained(),
             reference_s: options.reference_s,
+            revision: self.revision(),
             memory_bytes: programs.memory().total_bytes(),
             memory_bytes_max: programs.signature().memory_bytes,
         }
@@ -130,6 +167,15 @@ impl Engine for PipelineCore {
             }
         }
     }
+
+    fn program_ns(&self) -> Option<u64> {
+        let times = self.last_group();
+        Some(times.launch_ns + times.wait_ns).filter(|it| *it != 0)
+    }
+
+    fn pipeline(&mut self) -> Option<&mut PipelineCore> {
+        Some(self)
+    }
 }
 
 /// What requests see of the models that serve now.
@@ -142,14 +188,22 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn of(engine: &dyn Engine, report: ReadyReport, generation: u64) -> Self {
-        let about = engine.about();
+    /// Of the models of every place: those of the first speak for all.
+    pub(crate) fn of(opened: &[Opened], generation: u64) -> Option<Self> {
+        let (Opened { engine, report }, others) = opened.split_first()?;
+        let report = *report;
+        let mut about = engine.about();
+        for other in others {
+            let other = other.engine.about();
+            about.memory_bytes += other.memory_bytes;
+            about.memory_bytes_max += other.memory_bytes_max;
+        }
         let tokenizer = |model: &ModelId| {
             let (tokenizer, limit) = engine.tokenizer(*model)?;
             Some((*model, (Arc::new(tokenizer), limit)))
         };
         let tokenizers = about.models.iter().filter_map(tokenizer).collect();
-        Self { about, report, generation, tokenizers }
+        Some(Self { about, report, generation, tokenizers })
     }
 
     /// How texts of a target are counted: fused vectors by the first model that has tokens.

@@ -1,6 +1,8 @@
-//! gRPC: the services of text-embeddings-inference, with health and reflection.
+//! gRPC: the services of text-embeddings-inference and our own for fused vectors, with health and
+//! reflection.
 
 mod embed;
+mod fused;
 mod rerank;
 mod tokenize;
 
@@ -31,6 +33,16 @@ pub(crate) mod tei {
     tonic::include_proto!("tei.v1");
 }
 
+/// Messages and services of `proto/calor.proto`.
+#[expect(
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "generated; the protocol file says what they are"
+)]
+pub(crate) mod calor {
+    tonic::include_proto!("calor.v1");
+}
+
 /// What reflection answers with.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 /// Requests of one stream that are answered at once; answers keep their order.
@@ -38,6 +50,7 @@ const STREAM_WINDOW: usize = 64;
 /// Metadata that names the model.
 const MODEL: &str = "x-calor-model";
 
+use calor::fused_server::FusedServer;
 use tei::embed_server::EmbedServer;
 use tei::info_server::{Info, InfoServer};
 use tei::predict_server::{Predict, PredictServer};
@@ -79,11 +92,13 @@ pub(crate) async fn router(service: Arc<Service>) -> Result<Router, ServerError>
     let embed = EmbedServer::new(own.clone()).max_decoding_message_size(max);
     let predict = PredictServer::new(own.clone()).max_decoding_message_size(max);
     let rerank = RerankServer::new(own.clone()).max_decoding_message_size(max);
+    let fused = FusedServer::new(own.clone()).max_decoding_message_size(max);
     let tokenize = TokenizeServer::new(own).max_decoding_message_size(max);
     let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(InterceptedService::new(info, door.clone()))
         .add_service(InterceptedService::new(embed, door.clone()))
+        .add_service(InterceptedService::new(fused, door.clone()))
         .add_service(InterceptedService::new(predict, door.clone()))
         .add_service(InterceptedService::new(rerank, door.clone()))
         .add_service(InterceptedService::new(tokenize, door));
@@ -93,7 +108,8 @@ pub(crate) async fn router(service: Arc<Service>) -> Result<Router, ServerError>
 async fn report(reporter: &tonic_health::server::HealthReporter, phase: Phase) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let status = if phase == Phase::Ready { Serving } else { NotServing };
-    for name in ["", "tei.v1.Info", "tei.v1.Embed", "tei.v1.Rerank", "tei.v1.Tokenize"] {
+    let tei = ["tei.v1.Info", "tei.v1.Embed", "tei.v1.Rerank", "tei.v1.Tokenize"];
+    for name in ["", "calor.v1.Fused"].into_iter().chain(tei) {
         reporter.set_service_status(name, status).await;
     }
     // No model classifies.

@@ -20,11 +20,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use calor_telemetry::Stopwatch;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::options::Secret;
 use crate::refusal::Refusal;
-use crate::service::Service;
+use crate::service::{Service, Summary};
 use crate::wire;
 pub(crate) use headers::{PRIORITY, priority};
 
@@ -145,7 +146,21 @@ pub(crate) fn has_key(wanted: Option<&Secret>, headers: &HeaderMap) -> bool {
 }
 
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let watch = Stopwatch::start();
+    let traced = app.traces.as_ref().map(|it| {
+        let name = format!("{} {}", request.method(), request.uri().path());
+        (it, it.begin(request.headers()), name)
+    });
     let response = next.run(request).await;
+    let summary = response.extensions().get::<Summary>().copied();
+    if let Some(ns) = summary.and_then(|it| it.program_ns) {
+        app.metrics.overhead.record_ns(watch.elapsed_ns().saturating_sub(ns));
+    }
+    // Probes and pages are no requests.
+    let is_request = summary.is_some() || response.extensions().get::<Counted>().is_some();
+    if let Some((traces, traced, name)) = traced.filter(|_| is_request) {
+        traces.end(traced, name, response.status(), summary);
+    }
     if let Some(Counted(word)) = response.extensions().get::<Counted>() {
         app.metrics.failed(word);
     }

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_embed::{EmbeddingError, EmbeddingResult};
+use calor_embed::{EmbeddingError, EmbeddingResult, ModelId};
 
+use crate::batcher::Broken;
 use crate::engine::{Live, Opened};
 use crate::metrics::add;
 use crate::readiness::Phase;
@@ -38,12 +39,17 @@ impl Service {
         Ok(())
     }
 
-    /// After a failure that models do not survive: opens them anew until that succeeds.
-    pub(crate) async fn recover(self: Arc<Self>) {
+    /// After a failure that the models of a place do not survive: opens them anew until that
+    /// succeeds. Where none serve any more, all are opened.
+    pub(crate) async fn recover(self: Arc<Self>, broken: Broken) {
         add(&self.metrics.recoveries, 1);
         let mut wait = RETRY_FIRST;
-        while self.open().await.is_err() {
-            if self.readiness.phase() == Phase::Draining {
+        loop {
+            let opened = match broken.others_serve {
+                true => self.reopen(broken.place).await,
+                false => self.open().await,
+            };
+            if opened.is_ok() || self.readiness.phase() == Phase::Draining {
                 return;
             }
             tokio::time::sleep(wait).await;
@@ -61,30 +67,61 @@ impl Service {
         });
     }
 
-    /// One opening at a time: models open, warm and serve.
+    /// One opening at a time: models of every place open, warm and serve.
     async fn open(&self) -> EmbeddingResult<()> {
         let _one = self.opening.lock().await;
         let generation = 1 + self.live_generation();
-        let Opened { engine, report } = self.open_apart().await?;
-        let live = Live::of(engine.as_ref(), report, generation);
-        let swapped = self.batcher.swap(engine);
-        if swapped.await.is_err() {
-            return Err(EmbeddingError::NotInitialized { what: "a server that shuts down" });
+        let places = 0..self.opener.places.len();
+        self.progress.begin();
+        let opening = places.clone().map(|place| self.open_apart(place));
+        let opened = futures_util::future::join_all(opening).await;
+        let opened = opened.into_iter().collect::<EmbeddingResult<Vec<Opened>>>()?;
+        let live = Live::of(&opened, generation);
+        let engines = places.zip(opened.into_iter().map(|it| it.engine)).collect();
+        for swapped in self.batcher.swap(engines) {
+            swapped.await.map_err(|_| closing())?;
         }
-        self.set_live(Some(Arc::new(live)));
+        if let Some(live) = &live {
+            let seen = self.progress.seen();
+            let others: Vec<ModelId> =
+                live.about.models.iter().copied().filter(|it| !seen.contains_key(it)).collect();
+            // Models without programs have nothing to check.
+            self.progress.warm(&others, 0);
+        }
         self.results.clear();
+        if let (1, Some(file), Some(live)) = (generation, &self.options.results_file, &live) {
+            self.results.restore(file, live);
+        }
+        self.set_live(live.map(Arc::new));
         self.readiness.set(Phase::Ready);
         Ok(())
     }
 
+    /// Models of one place beside those of others that serve on.
+    async fn reopen(&self, place: usize) -> EmbeddingResult<()> {
+        let _one = self.opening.lock().await;
+        if self.batcher.serves(place) {
+            // A swap was quicker.
+            return Ok(());
+        }
+        let Opened { engine, .. } = self.open_apart(place).await?;
+        for swapped in self.batcher.swap(vec![(place, engine)]) {
+            swapped.await.map_err(|_| closing())?;
+        }
+        Ok(())
+    }
+
     /// Runs the opener on a thread of its own: it takes long, and may panic.
-    async fn open_apart(&self) -> EmbeddingResult<Opened> {
+    async fn open_apart(&self, place: usize) -> EmbeddingResult<Opened> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let opener = self.opener.clone();
+        let open = self.opener.open.clone();
+        // Models of the first place speak for all.
+        let progress = if place == 0 { self.progress.clone() } else { Arc::default() };
         let body = move || {
             let panicked =
                 |_| EmbeddingError::InternalError { place: "opening of models", source: None };
-            let opened = catch_unwind(AssertUnwindSafe(|| opener())).map_err(panicked);
+            let opened =
+                catch_unwind(AssertUnwindSafe(|| open(place, &progress))).map_err(panicked);
             // Whoever waits may have gone; the models go with the value then.
             let _ = sender.send(opened.and_then(|it| it));
         };
@@ -96,4 +133,8 @@ impl Service {
         let lost = |_| EmbeddingError::InternalError { place: "opening of models", source: None };
         receiver.await.map_err(lost)?
     }
+}
+
+fn closing() -> EmbeddingError {
+    EmbeddingError::NotInitialized { what: "a server that shuts down" }
 }

@@ -16,6 +16,8 @@ const RECENT_COUNT: usize = 512;
 /// Requests after the start whose latencies are kept, to be compared with later ones.
 const FIRST_COUNT: usize = 100;
 
+const OVERHEAD: &str = "Seconds outside programs of a request whose one input ran alone.";
+
 /// Why requests fail, as labels.
 pub(crate) const FAILURES: [&str; 11] = [
     "Unhealthy",
@@ -43,6 +45,7 @@ pub(crate) struct Metrics {
     pub(crate) tokenization: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) inference: Histogram,
+    pub(crate) overhead: Histogram,
     pub(crate) input_length: Histogram,
     pub(crate) batch_size: Histogram,
     pub(crate) batch_tokens: Histogram,
@@ -50,6 +53,9 @@ pub(crate) struct Metrics {
     pub(crate) swaps: AtomicU64,
     pub(crate) recoveries: AtomicU64,
     pub(crate) rewarms: AtomicU64,
+    pub(crate) overlapped_batches: AtomicU64,
+    pub(crate) moved_items: AtomicU64,
+    pub(crate) lost_spans: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
     latencies: Mutex<Latencies>,
 }
@@ -83,6 +89,8 @@ pub(crate) struct Levels {
     pub(crate) result_count: usize,
     /// Models with whether each answers.
     pub(crate) models: Vec<(&'static str, bool)>,
+    /// Places by name: whether models serve there, and tokens that run.
+    pub(crate) places: Vec<(String, bool, u64)>,
     pub(crate) warm_seconds: f64,
 }
 
@@ -99,6 +107,7 @@ impl Metrics {
             tokenization: Histogram::durations(),
             queue: Histogram::durations(),
             inference: Histogram::durations(),
+            overhead: Histogram::of((0..=80).map(|it| 1e-5 * 1.1_f64.powi(it)).collect()),
             input_length: Histogram::powers(),
             batch_size: Histogram::powers(),
             batch_tokens: Histogram::powers(),
@@ -106,6 +115,9 @@ impl Metrics {
             swaps: zero(),
             recoveries: zero(),
             rewarms: zero(),
+            overlapped_batches: zero(),
+            moved_items: zero(),
+            lost_spans: zero(),
             busy_ns: zero(),
             latencies: Mutex::default(),
         }
@@ -163,6 +175,7 @@ impl Metrics {
             ("te_request_tokenization_duration", "Seconds of counting.", &self.tokenization),
             ("te_request_queue_duration", "Seconds of waiting.", &self.queue),
             ("te_request_inference_duration", "Seconds of running.", &self.inference),
+            ("calor_server_overhead_seconds", OVERHEAD, &self.overhead),
             ("te_request_input_length", "Tokens of an input.", &self.input_length),
             ("te_batch_next_size", "Items of a batch.", &self.batch_size),
             ("te_batch_next_tokens", "Tokens of a batch.", &self.batch_tokens),
@@ -176,7 +189,7 @@ impl Metrics {
 
     fn levels(&self, page: &mut String, levels: &Levels) {
         let ready = f64::from(u8::from(levels.is_ready));
-        let rows: [(&str, &str, &str, f64); 14] = [
+        let rows: [(&str, &str, &str, f64); 17] = [
             ("te_queue_size", "gauge", "Items that wait.", levels.queue_size as f64),
             ("calor_server_queue_tokens", "gauge", "Tokens that wait.", levels.queue_tokens as f64),
             ("calor_server_requests", "gauge", "Requests inside.", levels.requests_inside as f64),
@@ -197,6 +210,18 @@ impl Metrics {
                 get(&self.rewarms) as f64,
             ),
             (
+                "calor_server_overlapped_batches_total",
+                "counter",
+                "Batches prepared and answered while others were computed.",
+                get(&self.overlapped_batches) as f64,
+            ),
+            (
+                "calor_server_moved_items_total",
+                "counter",
+                "Items that a lost device left to the others.",
+                get(&self.moved_items) as f64,
+            ),
+            (
                 "calor_server_busy_seconds_total",
                 "counter",
                 "Seconds in which a batch ran.",
@@ -214,6 +239,12 @@ impl Metrics {
                 "Device memory.",
                 levels.memory_bytes_max as f64,
             ),
+            (
+                "calor_server_lost_spans_total",
+                "counter",
+                "Spans that no collector took.",
+                get(&self.lost_spans) as f64,
+            ),
             ("calor_server_results", "gauge", "Results kept.", levels.result_count as f64),
             ("calor_server_warm_seconds", "gauge", "Seconds of warming up.", levels.warm_seconds),
         ];
@@ -221,11 +252,28 @@ impl Metrics {
             head(page, name, kind, doc);
             let _ = writeln!(page, "{name} {amount}");
         }
-        head(page, "calor_server_model_ready", "gauge", "Whether a model answers.");
-        for (model, ready) in &levels.models {
-            let label = format!("model=\"{model}\"");
-            value(page, "calor_server_model_ready", &label, u64::from(*ready));
-        }
+        model_lines(page, &levels.models);
+        place_lines(page, &levels.places);
+    }
+}
+
+fn model_lines(page: &mut String, models: &[(&'static str, bool)]) {
+    head(page, "calor_server_model_ready", "gauge", "Whether a model answers.");
+    for (model, ready) in models {
+        let label = format!("model=\"{model}\"");
+        value(page, "calor_server_model_ready", &label, u64::from(*ready));
+    }
+}
+
+fn place_lines(page: &mut String, places: &[(String, bool, u64)]) {
+    head(page, "calor_server_place_ready", "gauge", "Whether models serve on a device.");
+    for (place, ready, _) in places {
+        let label = format!("place=\"{place}\"");
+        value(page, "calor_server_place_ready", &label, u64::from(*ready));
+    }
+    head(page, "calor_server_place_tokens", "gauge", "Tokens that run on a device.");
+    for (place, _, tokens) in places {
+        value(page, "calor_server_place_tokens", &format!("place=\"{place}\""), *tokens);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use calor_embed::embedding::normalize_l2;
+use calor_embed::embedding::{ResultFlags, normalize_l2};
 use calor_embed::input::{ImageFormat, ModelInput};
 use calor_embed::tokenizer::{TextTokenizer, TokenPiece};
 use calor_embed::{EmbeddingError, ModelId, SparseVector, TokenMatrix};
@@ -261,6 +261,44 @@ pub(crate) fn prompt(name: Option<&str>) -> Result<Option<&'static str>, Refusal
             want: "there are `query`, `passage` and `document`",
         }),
     }
+}
+
+/// Models whose slots are wanted, by name or number; `all` for all.
+pub(crate) fn slots_named(names: &[String]) -> Result<Vec<ModelId>, Refusal> {
+    let mut slots = Vec::new();
+    for name in names {
+        match Target::by_name(name) {
+            Some(Target::Model(model)) => slots.push(model),
+            _ if name == "all" => slots.extend(ModelId::ALL),
+            _ => {
+                let want = "slots are `all`, `e1` to `e12` and the models' names";
+                let value = name.chars().take(40).collect();
+                return Err(Refusal::Field { field: "slots", value, want });
+            }
+        }
+    }
+    Ok(slots)
+}
+
+/// What is special about a result, in words.
+pub(crate) fn flag_words(flags: ResultFlags) -> Vec<&'static str> {
+    let ResultFlags {
+        timestamp_defaulted,
+        truncated,
+        partial,
+        latency_exceeded,
+        precision_fallback,
+    } = flags;
+    [
+        (timestamp_defaulted, "timestamp_defaulted"),
+        (truncated, "truncated"),
+        (partial, "partial"),
+        (latency_exceeded, "latency_exceeded"),
+        (precision_fallback, "precision_fallback"),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, word)| is_set.then_some(word))
+    .collect()
 }
 
 /// An encoded picture, its format told by its first bytes.

@@ -35,8 +35,58 @@ pub struct ServerOptions {
     pub times: Times,
     /// Whether texts that are too long are cut where a request does not say.
     pub auto_truncate: bool,
+    /// Where spans of requests go; nowhere without one.
+    pub otlp: Option<OtlpEndpoint>,
+    /// Megahertz of the processors of a place's device now, where that can be known; a drop below
+    /// what they were has the models run once.
+    pub device_clock: Option<DeviceClock>,
     /// Most bytes of results that are kept for texts that come again; nothing is kept if 0.
     pub results_cache_bytes: u64,
+    /// Where they are left at the end and found at the start; nowhere without one.
+    pub results_file: Option<PathBuf>,
+}
+
+/// Reads a device's clock, by its place.
+#[derive(Clone)]
+pub struct DeviceClock(pub std::sync::Arc<dyn Fn(usize) -> Option<u32> + Send + Sync>);
+
+impl fmt::Debug for DeviceClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeviceClock(…)")
+    }
+}
+
+/// A collector of spans, reached without TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpEndpoint {
+    /// Host and port.
+    pub authority: String,
+    /// Such as `/v1/traces`.
+    pub path: String,
+}
+
+/// A word that names no collector.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no collector; write http://HOST:PORT, of which the path is /v1/traces")]
+pub struct NotACollector {
+    text: String,
+}
+
+impl std::str::FromStr for OtlpEndpoint {
+    type Err = NotACollector;
+
+    /// `http://HOST[:PORT][/PATH]`; the port of OTLP over HTTP is 4318.
+    fn from_str(text: &str) -> Result<Self, NotACollector> {
+        let not = || NotACollector { text: text.to_owned() };
+        let uri: axum::http::Uri = text.parse().map_err(|_| not())?;
+        let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(not)?;
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(4318));
+        let path = match uri.path() {
+            "" | "/" => "/v1/traces",
+            path => path,
+        };
+        Ok(Self { authority, path: path.to_owned() })
+    }
 }
 
 /// What may come in.
@@ -162,4 +212,15 @@ fn a_secret_is_compared_whole_and_not_shown() {
     assert!(secret.is("open sesame"));
     assert!(!secret.is("open sesam") && !secret.is("") && !secret.is("open sesame "));
     assert!(!format!("{secret:?}").contains("sesame"));
+}
+
+#[test]
+fn a_collector_is_an_address_without_tls() {
+    let good =
+        |text: &str| text.parse::<OtlpEndpoint>().map(|it| format!("{}{}", it.authority, it.path));
+    assert_eq!(good("http://localhost").as_deref(), Ok("localhost:4318/v1/traces"));
+    assert_eq!(good("http://[::1]:9/x").as_deref(), Ok("[::1]:9/x"));
+    for bad in ["", "localhost:4318", "https://localhost", "http://"] {
+        assert!(good(bad).is_err(), "{bad}");
+    }
 }

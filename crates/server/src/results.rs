@@ -1,12 +1,13 @@
 //! Results of inputs that come again: looked up, or computed once for all who want them now.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use calor_embed::input::ModelInput;
 use calor_embed::results::Asked;
-use calor_embed::{ModelId, PipelineOutput, ResultKey, ResultsCache};
-use calor_telemetry::Counters;
+use calor_embed::{EmbeddingResult, ModelId, PipelineOutput, ResultKey, ResultsCache};
+use calor_telemetry::{Cache, CacheCount, Counter, Counters};
 use tokio::sync::watch;
 
 use crate::engine::{Live, Wanted};
@@ -16,6 +17,7 @@ pub(crate) struct Results(Option<Arc<Kept>>);
 
 struct Kept {
     cache: ResultsCache,
+    counters: Arc<Counters>,
     flights: Mutex<HashMap<ResultKey, watch::Receiver<Option<Arc<PipelineOutput>>>>>,
 }
 
@@ -43,8 +45,8 @@ impl Results {
     /// At most so many bytes; nothing is kept if it is 0.
     pub(crate) fn new(bytes_max: u64, counters: Arc<Counters>) -> Self {
         let kept = || {
-            let cache = ResultsCache::new(bytes_max, counters);
-            Arc::new(Kept { cache, flights: Mutex::default() })
+            let cache = ResultsCache::new(bytes_max, counters.clone());
+            Arc::new(Kept { cache, counters, flights: Mutex::default() })
         };
         Self((bytes_max != 0).then(kept))
     }
@@ -60,9 +62,10 @@ impl Results {
             }
             Wanted::Models(models) => (models, false, true),
         };
-        let revision = live.generation.to_le_bytes();
+        let own = live.generation.to_le_bytes();
+        let revision = live.about.revision.as_ref().map_or(own.as_slice(), <[u8; 32]>::as_slice);
         let reference_s = live.about.reference_s;
-        let asked = Asked { models, is_fused, own_forms, revision: &revision, reference_s };
+        let asked = Asked { models, is_fused, own_forms, revision, reference_s };
         let Some(key) = ResultKey::new(input, &asked) else { return Looked::Absent(None) };
         // Looked for under the lock of the flights: what is being computed is either still under
         // way or already kept.
@@ -76,6 +79,29 @@ impl Results {
         let (sender, receiver) = watch::channel(None);
         flights.insert(key, receiver);
         Looked::Absent(Some(Promise { key, kept: kept.clone(), sender }))
+    }
+
+    /// Takes over what an earlier process kept, where it is of the same models. A damaged file is
+    /// moved aside and counted.
+    pub(crate) fn restore(&self, path: &Path, live: &Live) {
+        let (Some(kept), Some(revision)) = (&self.0, &live.about.revision) else { return };
+        if kept.cache.load(path, revision).is_err() {
+            let corrupt = Counter::Cache(Cache::EmbeddingResults, CacheCount::Corrupt);
+            kept.counters.add(corrupt, 1);
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(".damaged");
+            // One that cannot be moved is refused again the next time.
+            let _ = std::fs::rename(path, aside);
+        }
+    }
+
+    /// Leaves what is kept to the next process.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn leave(&self, path: &Path, live: &Live) -> EmbeddingResult<()> {
+        let (Some(kept), Some(revision)) = (&self.0, &live.about.revision) else { return Ok(()) };
+        kept.cache.save(path, revision).map(|_| ())
     }
 
     /// Forgets everything: other models serve.

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Admission;
-use crate::batcher::{Batcher, Surroundings};
+use crate::batcher::{Batcher, Broken, Surroundings};
 use crate::engine::Opener;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
 use crate::readiness::Phase;
 use crate::service::Service;
+use crate::traces::Traces;
 use crate::{grpc, http, listen};
 
 /// Why a server does not start, or ends by itself.
@@ -59,6 +60,12 @@ pub enum ServerError {
     System {
         /// What the system says.
         source: std::io::Error,
+    },
+    /// Results cannot be left to the next process; everything was answered.
+    #[error("the results cannot be kept")]
+    Results {
+        /// Why.
+        source: EmbeddingError,
     },
     /// The description of the gRPC services cannot be read. A bug of ours.
     #[error("the gRPC services cannot be described")]
@@ -117,10 +124,12 @@ impl Server {
         // The thread of batches outlives no server, and a server is made with its thread.
         let back: Arc<OnceLock<Weak<Service>>> = Arc::default();
         let (own, runtime) = (back.clone(), tokio::runtime::Handle::current());
-        let on_broken = move || {
+        let on_broken = move |broken: Broken| {
             if let Some(service) = own.get().and_then(Weak::upgrade) {
-                service.broke();
-                runtime.spawn(service.recover());
+                if !broken.others_serve {
+                    service.broke();
+                }
+                runtime.spawn(service.recover(broken));
             }
         };
         let surroundings = Surroundings {
@@ -128,12 +137,14 @@ impl Server {
             admission: admission.clone(),
             clock,
             idle: options.times.idle,
+            device_clock: options.device_clock.clone(),
             on_broken: Box::new(on_broken),
         };
-        let batcher = Batcher::start(options.batch.clone(), surroundings)
+        let batcher = Batcher::start(options.batch.clone(), opener.places.len(), surroundings)
             .map_err(|source| ServerError::Models { source })?;
-        let service =
-            Arc::new(Service::new(options, metrics, counters, admission, batcher, opener));
+        let traces = options.otlp.clone().map(|it| Traces::start(it, metrics.clone()));
+        let service = Service::new(options, metrics, counters, admission, batcher, opener, traces);
+        let service = Arc::new(service);
         // Set once, right here.
         let _ = back.set(Arc::downgrade(&service));
         Ok(Self { service, listener, tls, address, stop: watch::Sender::new(false) })
@@ -173,6 +184,13 @@ impl Server {
         let batcher = service.batcher.clone();
         // It blocks until the last batch is done.
         let _ = tokio::task::spawn_blocking(move || batcher.stop()).await;
+        if let (Some(file), Ok(live)) = (&service.options.results_file, service.live()) {
+            let left = service.results.leave(file, &live);
+            left.map_err(|source| ServerError::Results { source })?;
+        }
+        if let Some(traces) = &service.traces {
+            traces.finish().await;
+        }
         opened.map_err(|source| ServerError::Models { source })?;
         Ok(if drained { Ended::Drained } else { Ended::CutOff })
     }

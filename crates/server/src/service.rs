@@ -16,9 +16,11 @@ use crate::counting::{Counted, Cut, Input, count};
 use crate::engine::{Live, Opener, Wanted};
 use crate::metrics::{Levels, Metrics, add};
 use crate::options::{ServerOptions, Target};
+use crate::progress::Progress;
 use crate::readiness::{Phase, Readiness};
 use crate::refusal::Refusal;
 use crate::results::{Looked, Promise, Results, Waiting};
+use crate::traces::Traces;
 
 /// Texts of so many bytes in all are counted on a thread that may be blocked.
 const INLINE_BYTES_MAX: usize = 16 << 10;
@@ -34,6 +36,9 @@ pub(crate) struct Service {
     pub(crate) connection_count: AtomicUsize,
     pub(crate) batcher: Arc<Batcher>,
     pub(crate) opener: Opener,
+    /// How far the opening of models is, or the last one came.
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) traces: Option<Traces>,
     /// Held while models are opened: one opening at a time.
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) started_ns: u64,
@@ -77,6 +82,7 @@ impl Service {
         admission: Arc<Admission>,
         batcher: Arc<Batcher>,
         opener: Opener,
+        traces: Option<Traces>,
     ) -> Self {
         let results = Results::new(options.results_cache_bytes, counters.clone());
         Self {
@@ -89,6 +95,8 @@ impl Service {
             connection_count: AtomicUsize::new(0),
             batcher,
             opener,
+            progress: Arc::default(),
+            traces,
             opening: tokio::sync::Mutex::new(()),
             started_ns: now_ns(),
             live: RwLock::new(None),
@@ -200,7 +208,7 @@ impl Service {
         let job = |it: Counted| {
             let Counted { input, token_count } = it;
             let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
-            (Job { input, wanted: wanted.clone(), token_count, since_ns }, terms)
+            Job { input, wanted: wanted.clone(), terms, since_ns, is_second: false }
         };
         let mut places = Vec::with_capacity(counted.len());
         let mut jobs = Vec::new();
@@ -287,7 +295,11 @@ impl Service {
         let about = live.as_ref().map(|it| &it.about);
         let models = ModelId::iter()
             .map(|it| (it.as_str(), about.is_some_and(|about| about.models.contains(&it))));
+        let place = |(at, name): (usize, &String)| {
+            (name.clone(), self.batcher.serves(at), self.batcher.balancer().load(at))
+        };
         Levels {
+            places: self.opener.places.iter().enumerate().map(place).collect(),
             queue_size,
             queue_tokens,
             requests_inside: self.admission.request_count(),
@@ -304,18 +316,18 @@ impl Service {
 
 enum Place {
     Known(Arc<PipelineOutput>),
-    Joined(Waiting, (Job, ItemTerms)),
+    Joined(Waiting, Job),
     Asked(Option<Promise>),
 }
 
 enum Half {
     Answer(BatchResult<Answer>),
-    Joined(Waiting, (Job, ItemTerms)),
+    Joined(Waiting, Job),
 }
 
 /// An answer that nothing had to be run for.
 fn known(output: Arc<PipelineOutput>) -> Answer {
-    Answer { output, queue_ns: 0, inference_ns: 0, batch_count: 0 }
+    Answer { output, queue_ns: 0, inference_ns: 0, program_ns: None, batch_count: 0 }
 }
 
 async fn receive(reply: Option<Reply>) -> BatchResult<Answer> {
@@ -351,6 +363,7 @@ impl Answered {
             tokenization_ns: self.tokenization_ns,
             queue_ns: mean(|it| it.queue_ns),
             inference_ns: mean(|it| it.inference_ns),
+            program_ns: good.iter().find_map(|it| it.program_ns).filter(|_| good.len() == 1),
             batch_count: good.iter().map(|it| it.batch_count).max().unwrap_or(0),
         }
     }
@@ -366,6 +379,7 @@ pub(crate) struct Summary {
     pub(crate) tokenization_ns: u64,
     pub(crate) queue_ns: u64,
     pub(crate) inference_ns: u64,
+    pub(crate) program_ns: Option<u64>,
     pub(crate) batch_count: usize,
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod fused;
 pub(crate) mod native;
 pub(crate) mod openai;
 pub(crate) mod report;
+pub(crate) mod trace;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

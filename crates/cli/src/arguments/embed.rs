@@ -324,7 +324,7 @@ fn search_by(name: &str) -> Result<SearchBy, UnknownName> {
     model(name).map(SearchBy::Model).map_err(|err| UnknownName { there, ..err })
 }
 
-fn device(name: &str) -> Result<Wish, NotADevice> {
+pub(super) fn device(name: &str) -> Result<Wish, NotADevice> {
     name.parse()
 }
 

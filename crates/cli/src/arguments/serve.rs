@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 
 use calor_server::Target;
+use calor_server::options::OtlpEndpoint;
 use clap::Args;
 
 use super::RunArguments;
+use crate::devices::Wish;
 
 /// `calor serve`.
 #[derive(Clone, Debug, Args)]
@@ -14,6 +16,7 @@ use super::RunArguments;
 Examples:
   calor serve --port 8080
   calor serve --profile full --device cuda --api-key \"$KEY\"
+  calor serve --profile full --devices cuda:0,cuda:1
   calor serve --config calor.toml --print-config
 
 A flag comes before its twin in the environment (CALOR_PORT for --port), which comes before the
@@ -103,6 +106,18 @@ pub(crate) struct ServeArguments {
     /// Most MiB of results that are kept for inputs that come again; nothing is kept if it is 0.
     #[arg(long, value_name = "MIB", default_value_t = 256, help_heading = "Limits")]
     pub(crate) results_cache_mib: u64,
+    /// Leave these results in this file at the end, and take them from there at the start where the
+    /// models are the same.
+    #[arg(long, value_name = "FILE", help_heading = "Limits")]
+    pub(crate) results_cache_file: Option<PathBuf>,
+    /// Send spans of requests to this collector, OTLP over HTTP in JSON: http://HOST:PORT.
+    #[arg(long, value_name = "URL", help_heading = "Server")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
+    /// Serve from each of these devices, such as cuda:0,cuda:1: the same models on each, and work
+    /// for whichever is free. May be repeated; cpu may be named more than once.
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', value_parser = super::embed::device,
+        conflicts_with = "device", help_heading = "Machine")]
+    pub(crate) devices: Vec<Wish>,
     #[command(flatten)]
     pub(crate) run: RunArguments,
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use calor_embed::pipeline::PrecisionRule;
 use clap::Args;
 
 use super::RunArguments;
@@ -33,6 +34,9 @@ pub(crate) struct WarmupArguments {
     /// Serve with the others when a model fails.
     #[arg(long, help_heading = "Warm-up")]
     pub(crate) skip_on_failure: bool,
+    /// What happens to a model whose vectors in `--precision` are too far from those in f32.
+    #[arg(long, value_enum, default_value = "refuse", help_heading = "Warm-up")]
+    pub(crate) precision_rule: PrecisionRuleWord,
     /// Write what was compiled to this file, for another machine of the same kind.
     #[arg(long, value_name = "FILE", help_heading = "Warm-up")]
     pub(crate) export: Option<PathBuf>,
@@ -41,4 +45,25 @@ pub(crate) struct WarmupArguments {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) run: RunArguments,
+}
+
+/// What happens to a model that is too far from f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PrecisionRuleWord {
+    /// Nothing is compared.
+    Unchecked,
+    /// The pipeline is not ready.
+    Refuse,
+    /// It runs in the next wider precision that is close enough, f32 at last.
+    Widen,
+}
+
+impl From<PrecisionRuleWord> for PrecisionRule {
+    fn from(word: PrecisionRuleWord) -> Self {
+        match word {
+            PrecisionRuleWord::Unchecked => Self::Unchecked,
+            PrecisionRuleWord::Refuse => Self::Refuse,
+            PrecisionRuleWord::Widen => Self::Widen,
+        }
+    }
 }

@@ -228,7 +228,8 @@ impl<T, R> BatchAccumulator<T, R> {
         self.batch_ns
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether what waits fills a batch, by items or tokens.
+    pub fn is_full(&self) -> bool {
         self.config.max_batch_size <= self.len()
             || (self.config.max_batch_tokens <= self.token_count && !self.is_empty())
     }

@@ -18,7 +18,7 @@ use crate::embedding::ModelEmbedding;
 use crate::error::{EmbeddingError, EmbeddingResult, Fault};
 use crate::input::ModelInput;
 use crate::model_id::{MODEL_COUNT, ModelId};
-use crate::pipeline::{PipelineCore, PipelineOutput, ReadyReport};
+use crate::pipeline::{LostModels, PipelineCore, PipelineOutput, ReadyReport};
 
 /// Failures older than this say nothing about health.
 const RECENT_NS: u64 = 60_000_000_000;
@@ -187,10 +187,24 @@ impl Worker {
         if self.core()?.programs().is_sealed() {
             return Ok(ReadyReport::default());
         }
-        let gone = EmbeddingError::NotInitialized { what: "a pipeline whose warm-up failed" };
-        let (core, report) = self.core.take().ok_or(gone)?.warm()?;
+        let (core, report) = self.take()?.warm()?;
         self.core = Some(core);
         Ok(report)
+    }
+
+    /// As [`Worker::warm`]; models that fail are gone, and the others stay.
+    pub(crate) fn warm_each(&mut self) -> EmbeddingResult<(ReadyReport, Vec<LostModels>)> {
+        if self.core()?.programs().is_sealed() {
+            return Ok((ReadyReport::default(), Vec::new()));
+        }
+        let (core, report, lost) = self.take()?.warm_each()?;
+        self.core = Some(core);
+        Ok((report, lost))
+    }
+
+    fn take(&mut self) -> EmbeddingResult<PipelineCore> {
+        let gone = EmbeddingError::NotInitialized { what: "a pipeline whose warm-up failed" };
+        self.core.take().ok_or(gone)
     }
 
     /// Embeds with the whole pipeline.

@@ -1,8 +1,11 @@
-//! Inputs on their way to the device.
+//! Inputs on their way to the device, and rows on their way back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::embedding::ResultFlags;
+use super::forms::Row;
+use super::{PipelineFront, PipelineOutput};
+use crate::embedding::{ResultFlags, SparseVector};
 use crate::error::EmbeddingResult;
 use crate::input::AdmittedInput;
 use crate::model_id::ModelId;
@@ -10,13 +13,17 @@ use crate::slots::{Prepared, SlotVector};
 
 /// A batch that is ready for the device.
 #[derive(Debug)]
-pub struct PreparedBatch(pub(super) Vec<EmbeddingResult<Item>>);
+pub struct PreparedBatch {
+    pub(super) items: Vec<EmbeddingResult<Item>>,
+    /// Whoever prepared it: tokens of other models are of no use.
+    pub(super) front: Arc<PipelineFront>,
+}
 
 impl PreparedBatch {
     /// Tokens of the whole batch for each tower; empty where models run one after another.
     pub fn token_counts(&self) -> Vec<usize> {
         let mut sums: Vec<usize> = Vec::new();
-        for item in self.0.iter().flatten() {
+        for item in self.items.iter().flatten() {
             sums.resize(item.tokens.len().max(sums.len()), 0);
             for (sum, tokens) in sums.iter_mut().zip(&item.tokens) {
                 *sum += tokens.ids.len();
@@ -31,6 +38,29 @@ impl PreparedBatch {
 pub(super) struct Item {
     pub(super) draft: Draft,
     pub(super) tokens: Vec<Prepared>,
+    /// E6's own form and slot where they are made on the host.
+    pub(super) sparse: Option<(SparseVector, Vec<f32>)>,
+}
+
+/// A batch that the device is done with.
+#[derive(Debug)]
+pub struct ComputedBatch(pub(super) Vec<Half>);
+
+/// An input behind the device.
+#[derive(Debug)]
+pub(super) enum Half {
+    /// There is nothing more to do.
+    Done(Box<EmbeddingResult<PipelineOutput>>),
+    /// Numbers of which a result is made.
+    Row(Box<BehindDevice>),
+}
+
+/// An input and its row.
+#[derive(Debug)]
+pub(super) struct BehindDevice {
+    pub(super) item: Item,
+    pub(super) row: EmbeddingResult<Row>,
+    pub(super) latency_us: u64,
 }
 
 /// An input on its way.

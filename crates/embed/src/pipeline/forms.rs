@@ -10,18 +10,16 @@ use std::collections::BTreeMap;
 use calor_runtime::{Input, ProgramId, Run};
 use calor_telemetry::clock::Stopwatch;
 
-use super::{Draft, Item, PipelineCore, PipelineOutput, embedding, text_of};
-use crate::embedding::{ConcatenatedEmbedding, SlotRule, SparseVector, TokenMatrix};
+use super::PipelineCore;
+use super::batch::{BehindDevice, Half, Item};
+use crate::embedding::{SparseVector, TokenMatrix};
 use crate::error::{EmbeddingError, EmbeddingResult};
-use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
+use crate::fuser::{BATCH_SIZES, SlotFusion};
 use crate::model_id::ModelId;
 use crate::packing::PackItem;
 use crate::programs::Programs;
-use crate::slots::{NeuralModel, NeuralText, Prepared};
+use crate::slots::NeuralModel;
 use crate::tower::TextSlots;
-
-/// Results that a thread makes, at least: fewer take less time than starting one.
-const OUTPUT_EACH_MIN: usize = 8;
 
 /// Room of a program that holds all models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,18 +93,11 @@ struct Left<'a> {
 }
 
 impl PipelineCore {
-    /// Tokens of an input for each neural model.
-    pub(super) fn tokens(&self, draft: &Draft) -> EmbeddingResult<Vec<Prepared>> {
-        let text = text_of(draft.admitted.input()).unwrap_or_default();
-        let text = NeuralText { text, role: draft.admitted.directives().role };
-        self.neural.iter().map(|it| it.prepare(&text)).collect()
-    }
-
     /// Runs items whose tokens are known through all models, in groups that fit every tower.
     pub(super) fn run_together(
         &mut self,
         items: Vec<(usize, Item)>,
-        outputs: &mut [Option<EmbeddingResult<PipelineOutput>>],
+        halves: &mut [Option<Half>],
     ) -> EmbeddingResult<()> {
         let mut group: Vec<(usize, Item)> = Vec::new();
         let mut tokens = vec![0; self.neural.len()];
@@ -114,7 +105,7 @@ impl PipelineCore {
             let more: Vec<usize> =
                 tokens.iter().zip(&item.tokens).map(|(sum, it)| sum + it.ids.len()).collect();
             if !group.is_empty() && !self.fits(&more, group.len() + 1) {
-                self.run_group(std::mem::take(&mut group), outputs)?;
+                self.run_group(std::mem::take(&mut group), halves)?;
                 tokens.fill(0);
             }
             for (sum, it) in tokens.iter_mut().zip(&item.tokens) {
@@ -122,7 +113,7 @@ impl PipelineCore {
             }
             group.push((place, item));
         }
-        if group.is_empty() { Ok(()) } else { self.run_group(group, outputs) }
+        if group.is_empty() { Ok(()) } else { self.run_group(group, halves) }
     }
 
     /// Whether a group of so many tokens for each tower has a program everywhere.
@@ -137,7 +128,7 @@ impl PipelineCore {
     fn run_group(
         &mut self,
         group: Vec<(usize, Item)>,
-        outputs: &mut [Option<EmbeddingResult<PipelineOutput>>],
+        halves: &mut [Option<Half>],
     ) -> EmbeddingResult<()> {
         let watch = Stopwatch::start();
         let lost = || EmbeddingError::InternalError { place: "forms of a group", source: None };
@@ -146,35 +137,11 @@ impl PipelineCore {
         self.forms = Some(forms);
         let rows = done?;
         let device_ns = watch.elapsed_ns();
-        let mut work: Vec<_> = group.into_iter().zip(rows).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let each = work.len().div_ceil(threads).max(OUTPUT_EACH_MIN);
-        let this = &*self;
-        let make = |work: Vec<((usize, Item), EmbeddingResult<Row>)>| -> Vec<_> {
-            let one = |((place, item), row)| (place, this.output(item, row, device_ns / 1000));
-            work.into_iter().map(one).collect()
-        };
-        let make = &make;
-        let made = std::thread::scope(|scope| {
-            let mut others = Vec::new();
-            while each < work.len() {
-                let piece = work.split_off(work.len() - each);
-                others.push(scope.spawn(move || make(piece)));
-            }
-            let mut made = make(work);
-            for other in others {
-                match other.join() {
-                    Ok(more) => made.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            made
-        });
-        for (place, output) in made {
-            outputs[place] = Some(output);
+        self.times = GroupTimes { device_ns, ..self.times };
+        let latency_us = device_ns / 1000;
+        for ((place, item), row) in group.into_iter().zip(rows) {
+            halves[place] = Some(Half::Row(Box::new(BehindDevice { item, row, latency_us })));
         }
-        let output_ns = watch.elapsed_ns() - device_ns;
-        self.times = GroupTimes { device_ns, output_ns, ..self.times };
         Ok(())
     }
 
@@ -186,7 +153,7 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<EmbeddingResult<Row>>> {
         let tokens = |tower: usize| group.iter().map(|it| it.1.tokens[tower].ids.len()).sum();
         let most: usize = (0..self.neural.len()).map(tokens).max().unwrap_or(0);
-        let hosted = self.hosted(group)?;
+        let hosted = Hosted::of(group);
         let fits = |it: &&Together| {
             let Room { token_count, item_count } = it.room;
             most <= token_count && group.len() <= item_count
@@ -279,33 +246,6 @@ impl PipelineCore {
         own_forms(programs, neural, group, &left, hosted, numbers)
     }
 
-    /// The slots that the host computes.
-    fn hosted(&self, group: &[(usize, Item)]) -> EmbeddingResult<Hosted> {
-        let mut hosted = Hosted { rows: BTreeMap::new(), sparse: Vec::new() };
-        for model in ModelId::iter().filter(|it| !it.is_pretrained()) {
-            let mut rows = Vec::with_capacity(group.len() * model.slot_dimension());
-            for (_, item) in group {
-                let slot = item.draft.slots.get(&model);
-                rows.extend(slot.map_or(&[][..], |it| it.0.vector.as_slice()));
-            }
-            hosted.rows.insert(model, rows);
-        }
-        let sparse = ModelId::Sparse;
-        let maker = self.neural.iter().enumerate().find(|it| it.1.models().contains(&sparse));
-        let Some((index, model)) = maker else { return Ok(hosted) };
-        if model.device_slots().iter().any(|it| it.0 == sparse) {
-            return Ok(hosted);
-        }
-        let mut rows = Vec::with_capacity(group.len() * sparse.slot_dimension());
-        for (_, item) in group {
-            let (own, slot) = model.host_sparse(&item.tokens[index].ids)?;
-            rows.extend(slot);
-            hosted.sparse.push(Some(own));
-        }
-        hosted.rows.insert(sparse, rows);
-        Ok(hosted)
-    }
-
     /// The fusion's row of each item.
     fn numbers(
         &mut self,
@@ -313,35 +253,10 @@ impl PipelineCore {
         (id, part, slot): (ProgramId, usize, usize),
     ) -> EmbeddingResult<Vec<Vec<f32>>> {
         let lost = || EmbeddingError::InternalError { place: "fusion of a group", source: None };
-        let row_len = self.fusion.as_ref().map(FuseMoE::row_len).ok_or_else(lost)?;
+        let row_len = self.fusion.as_ref().map(|it| it.rows().row_len()).ok_or_else(lost)?;
         let mut all = vec![0.0_f32; item_count * row_len];
         self.programs.read(id, part, slot, &mut all)?;
         Ok(all.chunks_exact(row_len).map(<[f32]>::to_vec).collect())
-    }
-
-    /// An item's row as its result.
-    fn output(
-        &self,
-        item: Item,
-        row: EmbeddingResult<Row>,
-        latency_us: u64,
-    ) -> EmbeddingResult<PipelineOutput> {
-        let lost = || EmbeddingError::InternalError { place: "fusion of a group", source: None };
-        let Row { numbers, sparse, tokens } = row?;
-        let (slots, fused) = self.fusion.as_ref().ok_or_else(lost)?.split(&numbers)?;
-        let Item { draft, tokens: prepared } = item;
-        let mut flags = draft.flags;
-        flags.truncated |= prepared.iter().any(|it| it.truncated);
-        let mut embeddings = ConcatenatedEmbedding::new(draft.content_hash);
-        for model in ModelId::iter() {
-            let own_us = draft.slots.get(&model).map(|it| it.1);
-            let model_us = own_us.unwrap_or(latency_us);
-            flags.latency_exceeded |= model.latency_budget_ms() * 1000 < model_us;
-            embeddings.set(embedding(model, slots[model.slot_range()].to_vec(), model_us))?;
-        }
-        embeddings.concatenate(&SlotRule::UNIT, self.options.missing)?;
-        let fused = fused.into_embedding(draft.content_hash, latency_us, flags);
-        Ok(PipelineOutput { embeddings, fused: Some(fused), sparse, tokens, flags })
     }
 }
 
@@ -365,7 +280,8 @@ fn own_forms(
         row.iter_mut().for_each(|row| row.sparse = sparse.clone());
     }
     for (index, (model, Left { id, part, slots })) in neural.iter().zip(left).enumerate() {
-        let on_device = |wanted: ModelId| model.device_slots().iter().any(|it| it.0 == wanted);
+        let on_device =
+            |wanted: ModelId| model.host().device_slots().iter().any(|it| it.0 == wanted);
         if let Some(output) = slots.output("pooled").filter(|_| on_device(ModelId::Sparse)) {
             let mut terms = vec![0.0_f32; group.len() * output.row_len];
             programs.read(*id, *part, output.slot, &mut terms)?;
@@ -383,7 +299,8 @@ fn own_forms(
                 let prepared = &item.tokens[index];
                 let (own, more) = rest.split_at(prepared.ids.len() * output.row_len);
                 rest = more;
-                let matrix = model.token_matrix(own, output.row_len, prepared.keep.as_deref());
+                let matrix =
+                    model.host().token_matrix(own, output.row_len, prepared.keep.as_deref());
                 set(row, matrix, |row, it| row.tokens = Some(it));
             }
         }
@@ -412,6 +329,28 @@ struct Hosted {
 }
 
 impl Hosted {
+    fn of(group: &[(usize, Item)]) -> Self {
+        let mut hosted = Self { rows: BTreeMap::new(), sparse: Vec::new() };
+        for model in ModelId::iter().filter(|it| !it.is_pretrained()) {
+            let mut rows = Vec::with_capacity(group.len() * model.slot_dimension());
+            for (_, item) in group {
+                let slot = item.draft.slots.get(&model);
+                rows.extend(slot.map_or(&[][..], |it| it.0.vector.as_slice()));
+            }
+            hosted.rows.insert(model, rows);
+        }
+        let found = group.iter().filter_map(|(_, item)| item.sparse.as_ref());
+        let mut rows = Vec::new();
+        for (own, slot) in found {
+            rows.extend_from_slice(slot);
+            hosted.sparse.push(Some(own.clone()));
+        }
+        if !rows.is_empty() {
+            hosted.rows.insert(ModelId::Sparse, rows);
+        }
+        hosted
+    }
+
     /// As inputs of a part.
     fn inputs<'a>(&'a self, fusion: &SlotFusion, part: usize) -> Vec<Input<'a>> {
         let of = |(model, slot): &(ModelId, usize)| {
@@ -423,10 +362,11 @@ impl Hosted {
 }
 
 /// What comes back for an item.
-struct Row {
-    numbers: Vec<f32>,
-    sparse: Option<SparseVector>,
-    tokens: Option<TokenMatrix>,
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) numbers: Vec<f32>,
+    pub(super) sparse: Option<SparseVector>,
+    pub(super) tokens: Option<TokenMatrix>,
 }
 
 impl Row {

@@ -1,10 +1,12 @@
 //! Opening a pipeline, and loading and unloading its models.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use calor_runtime::{Build, LaneId};
 
-use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineOptions};
+use super::revision;
+use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineFront, PipelineOptions};
 use crate::embedding::MissingModels;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::FuseMoE;
@@ -14,7 +16,6 @@ use crate::model_id::ModelId;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::slots::NeuralModel;
-use crate::temporal::TemporalPositional;
 
 impl PipelineCore {
     /// Opens the fusion and loads every model that the options name. Programs are built when
@@ -25,6 +26,7 @@ impl PipelineCore {
     /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
     pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
         let mut core = Self::unopened(build, options)?;
+        let revision = revision::of(&core.options, core.programs.signature());
         let (lane, options) = (core.lane, &core.options);
         // Checkpoints wait neither for each other's files and tokenizers nor for the fusion's
         // digest.
@@ -40,6 +42,8 @@ impl PipelineCore {
         });
         (core.neural, core.fusion) = (opened?, fusion?);
         core.loaded = core.options.models.iter().copied().collect();
+        core.renew_front();
+        core.revision = revision;
         Ok(core)
     }
 
@@ -59,6 +63,7 @@ impl PipelineCore {
         options.precision.check_device(&build)?;
         let lane = build.lane();
         let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
+        let front = PipelineFront::of(&options, Arc::new(hdc));
         Ok(Self {
             programs: Programs::Open(build),
             forms: None,
@@ -68,9 +73,23 @@ impl PipelineCore {
             neural: Vec::new(),
             loaded: BTreeSet::new(),
             fusion: None,
-            positional: TemporalPositional::new(),
-            hdc,
+            front: Arc::new(front),
+            revision: None,
         })
+    }
+
+    /// Makes the front anew, after whatever it depends on has changed.
+    pub(super) fn renew_front(&mut self) {
+        let hosts = self.neural.iter().map(|it| it.host().clone()).collect();
+        let fusion = self.fusion.as_ref().map(FuseMoE::rows);
+        let front = PipelineFront {
+            loaded: self.loaded.clone(),
+            hosts,
+            together: self.forms.is_some(),
+            fusion,
+            ..PipelineFront::of(&self.options, self.front.hdc.clone())
+        };
+        self.front = Arc::new(front);
     }
 
     /// Models that answer, in slot order.
@@ -104,6 +123,7 @@ impl PipelineCore {
             self.neural.push(NeuralModel::open(self.lane, need, &self.options)?);
         }
         self.loaded.insert(model_id);
+        self.renew_front();
         Ok(())
     }
 
@@ -118,9 +138,12 @@ impl PipelineCore {
             return Err(EmbeddingError::ModelNotLoaded { model_id });
         }
         self.forms = None;
-        let Self { programs, neural, loaded, .. } = self;
+        self.revision = None;
+        let Self { neural, loaded, .. } = self;
         let idle = |it: &mut NeuralModel| !it.models().iter().any(|it| loaded.contains(it));
         let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();
+        self.renew_front();
+        let Self { programs, .. } = self;
         let results: Vec<_> = unused.into_iter().map(|mut it| it.release(programs)).collect();
         let refused = self.options.missing == MissingModels::Refuse;
         if let Some(fusion) = &mut self.fusion

@@ -57,6 +57,6 @@ impl PipelineCore {
     /// How a model's texts become ids, and how many it takes; none for arithmetic models.
     pub fn tokenizer(&self, model: ModelId) -> Option<(&TextTokenizer, TokenLimit)> {
         let neural = self.neural.iter().find(|it| it.models().contains(&model));
-        neural.map(|it| (it.tokenizer(), it.limit()))
+        neural.map(|it| (it.host().tokenizer(), it.host().limit()))
     }
 }

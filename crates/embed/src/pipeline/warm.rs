@@ -1,25 +1,22 @@
 //! Warm-up of the pipeline: every program that can be asked for is built, prepared and run once,
 //! and the right to build is given up.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use calor_ir::CheckedGraph;
 use calor_runtime::{Build, BuildTimes, ChannelId, JoinedSpec, LaneId, PartSpec, ProgramId};
 use calor_telemetry::clock::Stopwatch;
 
-use super::PipelineCore;
+use super::check::check_model;
 use super::forms::{Forms, Fusion, ROOMS, Room, Together};
-use crate::embedding::cosine;
+use super::{PipelineCore, revision};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
 use crate::image_tower::ImageTower;
-use crate::input::{ModelInput, Role};
-use crate::packing::{Bucket, PackItem};
-use crate::programs::Programs;
-use crate::slots::{NeuralModel, NeuralText};
-use crate::tower::{TextSlots, TextTower, TowerOutput, device_error};
-
-/// What every bucket is run with: what it says does not matter.
-pub(crate) const CHECK_TEXTS: [&str; 2] =
-    ["The river froze over before the first boats could leave the harbour.", "A short note."];
+use crate::model_id::ModelId;
+use crate::packing::Bucket;
+use crate::slots::NeuralModel;
+use crate::tower::{TextSlots, device_error};
 
 /// What becoming ready took, step by step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,9 +27,9 @@ pub struct ReadyReport {
     pub step_count: usize,
     /// Making graphs.
     pub graphs_ns: u64,
-    /// Plans, code, memory, weights and preparing.
+    /// Plans, code, memory and weights; preparing, which happens in the checks.
     pub build: BuildTimes,
-    /// Running every program once and comparing buckets.
+    /// Preparing and running every program once, and comparing buckets.
     pub check_ns: u64,
     /// All of it.
     pub wall_ns: u64,
@@ -72,6 +69,43 @@ enum Place {
     },
 }
 
+impl Wanted {
+    /// Whether it is of this model alone.
+    fn is_of(&self, index: usize) -> bool {
+        match self.place {
+            Place::Text { model, .. } | Place::Image { model, .. } => model == index,
+            Place::Fusion { .. } | Place::Together(_) | Place::Apart { .. } => false,
+        }
+    }
+}
+
+/// Models of a checkpoint that failed while it was warmed, and are not there any more.
+#[derive(Debug)]
+pub struct LostModels {
+    /// Which.
+    pub model_ids: Vec<ModelId>,
+    /// What their checkpoint failed with.
+    pub source: EmbeddingError,
+}
+
+/// Why warming failed, and the place of the model whose fault it was.
+struct Failed {
+    model: Option<usize>,
+    source: EmbeddingError,
+}
+
+impl Failed {
+    fn whole(source: EmbeddingError) -> Self {
+        Self { model: None, source }
+    }
+}
+
+/// What a build that fails has to give back beside its programs.
+#[derive(Default)]
+struct Taken {
+    channels: Vec<(String, ChannelId)>,
+}
+
 impl PipelineCore {
     /// Builds every program of every loaded model, runs each once, compares buckets with each
     /// other, and gives up the right to build.
@@ -80,34 +114,149 @@ impl PipelineCore {
     /// [`EmbeddingError::GpuError`] with the bytes wanted and left when it does not fit; nothing
     /// was allocated then. [`EmbeddingError::WarmupMismatch`] for a bucket that computes something
     /// else than the smallest. What the device says.
-    pub fn warm(mut self) -> EmbeddingResult<(Self, ReadyReport)> {
+    pub fn warm(self) -> EmbeddingResult<(Self, ReadyReport)> {
+        self.warm_telling(&mut |_, _| ())
+    }
+
+    /// As [`PipelineCore::warm`]; `told` hears the models of each checkpoint whose programs all ran
+    /// and agreed, and the nanoseconds that this took.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn warm_telling(
+        mut self,
+        told: &mut dyn FnMut(&[ModelId], u64),
+    ) -> EmbeddingResult<(Self, ReadyReport)> {
         let watch = Stopwatch::start();
+        let report = self.build_and_check(&mut Taken::default(), told).map_err(|it| it.source)?;
+        self.sealed(report, watch)
+    }
+
+    /// As [`PipelineCore::warm`], but a checkpoint that fails or panics is unloaded, and the others
+    /// are warmed without it.
+    ///
+    /// # Errors
+    /// What is no single checkpoint's fault, and the last one's fault when none is left.
+    pub fn warm_each(mut self) -> EmbeddingResult<(Self, ReadyReport, Vec<LostModels>)> {
+        let watch = Stopwatch::start();
+        let mut lost = Vec::new();
+        loop {
+            let mut taken = Taken::default();
+            let failed = match self.build_and_check(&mut taken, &mut |_, _| ()) {
+                Ok(report) => {
+                    let (core, report) = self.sealed(report, watch)?;
+                    return Ok((core, report, lost));
+                }
+                Err(failed) => failed,
+            };
+            let Failed { model, source } = failed;
+            let Some(index) = model else { return Err(source) };
+            self.withdraw(taken)?;
+            let models = self.neural[index].models().to_vec();
+            let model_ids: Vec<ModelId> =
+                models.into_iter().filter(|it| self.is_loaded(*it)).collect();
+            for model_id in &model_ids {
+                self.unload(*model_id)?;
+            }
+            if self.loaded.is_empty() {
+                return Err(source);
+            }
+            lost.push(LostModels { model_ids, source });
+        }
+    }
+
+    fn sealed(self, report: ReadyReport, watch: Stopwatch) -> EmbeddingResult<(Self, ReadyReport)> {
+        // Files that changed while they were read are nobody's.
+        let now = revision::of(&self.options, self.programs.signature());
+        let revision = self.revision.filter(|it| now == Some(*it));
+        let Self { programs, .. } = self;
+        let core = Self { programs: programs.seal()?, revision, ..self };
+        let (build, wall_ns) = (core.programs.times(), watch.elapsed_ns());
+        Ok((core, ReadyReport { build, wall_ns, ..report }))
+    }
+
+    /// Everything up to the seal.
+    fn build_and_check(
+        &mut self,
+        taken: &mut Taken,
+        told: &mut dyn FnMut(&[ModelId], u64),
+    ) -> Result<ReadyReport, Failed> {
         let together = self.options.device_slots && self.loaded().count() == 12;
         let together = together && self.fusion.is_some();
-        let channels = if together { self.open_channels()? } else { Vec::new() };
+        if together {
+            taken.channels = self.open_channels().map_err(Failed::whole)?;
+        }
         let graphs = Stopwatch::start();
         let wanted = self.wanted(together)?;
         let graphs_ns = graphs.elapsed_ns();
-        let ids = self.build_all(&wanted, &channels)?;
-        self.take_over(&wanted, &ids)?;
+        let ids = match self.build_all(&wanted, &taken.channels) {
+            Ok(ids) => ids,
+            Err(source) => return Err(Failed { model: self.culprit(&wanted), source }),
+        };
+        self.take_over(&wanted, &ids).map_err(Failed::whole)?;
         let step_count = |(wanted, id): (&Wanted, &ProgramId)| {
             let parts = 0..wanted.parts.len();
             parts.map(|part| self.programs.part_plan(*id, part).steps.len()).sum::<usize>()
         };
         let step_count = wanted.iter().zip(&ids).map(step_count).sum();
-        let Self { programs, .. } = self;
-        self = Self { programs: programs.seal()?, ..self };
         let check = Stopwatch::start();
-        self.check()?;
-        let report = ReadyReport {
+        self.check(told)?;
+        Ok(ReadyReport {
             program_count: ids.len(),
             step_count,
             graphs_ns,
-            build: self.programs.times(),
             check_ns: check.elapsed_ns(),
-            wall_ns: watch.elapsed_ns(),
-        };
-        Ok((self, report))
+            ..ReadyReport::default()
+        })
+    }
+
+    /// The first model whose programs cannot be built without the others' either.
+    fn culprit(&mut self, wanted: &[Wanted]) -> Option<usize> {
+        (0..self.neural.len()).find(|index| {
+            let own: Vec<&Wanted> = wanted.iter().filter(|it| it.is_of(*index)).collect();
+            let alone = catch_unwind(AssertUnwindSafe(|| self.build_alone(*index, &own)));
+            !matches!(alone, Ok(Ok(())))
+        })
+    }
+
+    /// Builds programs of one model and takes them away again.
+    fn build_alone(&mut self, index: usize, wanted: &[&Wanted]) -> EmbeddingResult<()> {
+        let Self { programs, neural, .. } = self;
+        let build = programs.to_build(|| "the pipeline".into())?;
+        let model = &neural[index];
+        let channels = model.tower().channels();
+        for one in wanted {
+            let WantedPart { bucket, graph, .. } = &one.parts[0];
+            let spec = match (one.place, model.image()) {
+                (Place::Image { count, .. }, Some(image)) => image.program_spec(count, graph),
+                _ => model.tower().program_spec(*bucket, one.lane, graph, &channels),
+            };
+            let id = build.program(&spec).map_err(device_error)?;
+            build.remove(id).map_err(device_error)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a build that failed had taken.
+    fn withdraw(&mut self, taken: Taken) -> EmbeddingResult<()> {
+        let Self { programs, neural, fusion, forms, lane, .. } = self;
+        for model in neural.iter_mut() {
+            model.release(programs)?;
+            model.tower_mut().leave_in(*lane, Vec::new());
+        }
+        if let Some(fusion) = fusion {
+            fusion.release(programs)?;
+        }
+        let build = programs.to_build(|| "the pipeline".into())?;
+        if let Some(Forms { together, fusions }) = forms.take() {
+            let mut ids = together.iter().map(|it| it.id).chain(fusions.iter().map(|it| it.id));
+            ids.try_for_each(|id| build.remove(id).map_err(device_error))?;
+        }
+        for (_, channel) in taken.channels {
+            build.remove_channel(channel).map_err(device_error)?;
+        }
+        self.renew_front();
+        Ok(())
     }
 
     /// A channel for each slot that a tower leaves, in the order of the towers.
@@ -119,7 +268,7 @@ impl PipelineCore {
             let most = model.tower().ladder().iter().map(|it| it.sequence_count).max();
             let most = most.unwrap_or(1).max(BATCH_SIZES[BATCH_SIZES.len() - 1]);
             let mut own = Vec::new();
-            for (model_id, name) in model.device_slots() {
+            for (model_id, name) in model.host().device_slots() {
                 let bytes = 4 * most * model_id.slot_dimension();
                 let channel = build.channel(bytes as u64).map_err(device_error)?;
                 own.push((name, channel));
@@ -132,9 +281,9 @@ impl PipelineCore {
     }
 
     /// Every program that can be asked for.
-    fn wanted(&mut self, together: bool) -> EmbeddingResult<Vec<Wanted>> {
+    fn wanted(&mut self, together: bool) -> Result<Vec<Wanted>, Failed> {
         let (lane, at_once) = {
-            let build = self.programs.to_build(|| "the pipeline".into())?;
+            let build = self.programs.to_build(|| "the pipeline".into()).map_err(Failed::whole)?;
             (build.lane_beside(self.lane), build.lane())
         };
         let own = self.lane;
@@ -142,24 +291,26 @@ impl PipelineCore {
             let made = |(index, model)| scope.spawn(move || wanted_of(index, model, own));
             let threads: Vec<_> = self.neural.iter().enumerate().map(made).collect();
             let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.map(|it| it.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            joined.map(|it| it.unwrap_or_else(|_| Err(panicked("a model's graphs")))).collect()
         });
         let mut wanted = Vec::new();
-        for of_model in of_models {
-            wanted.extend(of_model?);
+        for (index, of_model) in of_models.into_iter().enumerate() {
+            wanted.extend(of_model.map_err(|source| Failed { model: Some(index), source })?);
         }
         let Some(fusion) = &self.fusion else { return Ok(wanted) };
         for item_count in BATCH_SIZES {
             let (place, graph) = match together {
-                true => (Place::Fusion { item_count }, fusion.slot_graph(item_count)?),
-                false => (Place::Apart { item_count }, fusion.graph(item_count)?),
+                true => (Place::Fusion { item_count }, fusion.slot_graph(item_count)),
+                false => (Place::Apart { item_count }, fusion.graph(item_count)),
             };
+            let graph = graph.map_err(Failed::whole)?;
             let bucket = Bucket { token_count: item_count, sequence_count: item_count };
             let parts = vec![WantedPart { model: None, bucket, graph }];
             wanted.push(Wanted { place, lane, parts });
         }
         for room in ROOMS.into_iter().filter(|_| together) {
-            if let Some(parts) = together_parts(&self.neural, fusion, room)? {
+            let parts = together_parts(&self.neural, fusion, room).map_err(Failed::whole)?;
+            if let Some(parts) = parts {
                 let place = Place::Together(room);
                 wanted.push(Wanted { place, lane: at_once, parts });
             }
@@ -248,68 +399,27 @@ impl PipelineCore {
         if !fusions.is_empty() {
             self.forms = Some(Forms { together, fusions });
         }
+        self.renew_front();
         Ok(())
     }
 
     /// Runs every program once: each bucket with the same texts, which must give the same.
-    fn check(&mut self) -> EmbeddingResult<()> {
+    fn check(&mut self, told: &mut dyn FnMut(&[ModelId], u64)) -> Result<(), Failed> {
         let want = self.options.precision.cosine_min();
         let Self { programs, neural, .. } = self;
-        for model in neural {
-            let texts = CHECK_TEXTS.map(|text| NeuralText { text, role: Role::Passage });
-            let prepared = texts.iter().map(|it| model.prepare(it));
-            let prepared = prepared.collect::<EmbeddingResult<Vec<_>>>()?;
-            let items: Vec<PackItem<'_>> = prepared.iter().map(|it| it.item()).collect();
-            check_buckets(model.tower_mut(), programs, &items)?;
+        for (index, model) in neural.iter_mut().enumerate() {
+            let watch = Stopwatch::start();
+            let checked = catch_unwind(AssertUnwindSafe(|| check_model(model, programs)));
+            let checked = checked.unwrap_or_else(|_| Err(panicked("a model's check")));
+            checked.map_err(|source| Failed { model: Some(index), source })?;
+            told(model.models(), watch.elapsed_ns());
         }
-        self.check_images()?;
-        self.check_forms(want)
+        self.check_forms(want).map_err(Failed::whole)
     }
+}
 
-    fn check_images(&mut self) -> EmbeddingResult<()> {
-        let Self { programs, neural, .. } = self;
-        let mut images = neural.iter_mut().filter_map(NeuralModel::image_mut);
-        images.try_for_each(|it| it.check(programs))
-    }
-
-    /// A text through every program of all models gives what the towers one by one give.
-    fn check_forms(&mut self, want: f64) -> EmbeddingResult<()> {
-        let Some(mut forms) = self.forms.take() else { return Ok(()) };
-        let together = std::mem::take(&mut forms.together);
-        let inputs = CHECK_TEXTS.map(ModelInput::text);
-        let inputs = inputs.into_iter().collect::<EmbeddingResult<Vec<_>>>()?;
-        let mut fused: Option<Vec<f32>> = None;
-        // First without, then with each of the programs that hold all models alone.
-        let mut left = vec![None];
-        left.extend(together.into_iter().map(Some));
-        let mut kept = Vec::new();
-        for form in left {
-            let token_count = form.as_ref().map_or(0, |it| it.room.token_count);
-            forms.together = form.into_iter().collect();
-            self.forms = Some(forms);
-            let outputs = self.embed_batch(&inputs, 0);
-            let lost = || EmbeddingError::InternalError { place: "forms", source: None };
-            forms = self.forms.take().ok_or_else(lost)?;
-            kept.append(&mut forms.together);
-            let mut got = Vec::new();
-            for output in outputs? {
-                let output = output?;
-                got.extend_from_slice(output.embeddings.as_slice().unwrap_or_default());
-            }
-            let Some(wanted) = &fused else {
-                fused = Some(got);
-                continue;
-            };
-            let cosine = cosine(&got, wanted);
-            if cosine < want {
-                let model = "all models".to_owned();
-                return Err(EmbeddingError::WarmupMismatch { model, token_count, cosine, want });
-            }
-        }
-        forms.together = kept;
-        self.forms = Some(forms);
-        Ok(())
-    }
+fn panicked(place: &'static str) -> EmbeddingError {
+    EmbeddingError::InternalError { place, source: Some("it panicked".into()) }
 }
 
 /// Every program of one model alone.
@@ -358,45 +468,4 @@ fn longest(neural: &[NeuralModel]) -> usize {
         config.layer_count * config.hidden_len * config.hidden_len
     };
     (0..neural.len()).max_by_key(|it| weights(&neural[*it])).unwrap_or(0)
-}
-
-/// Runs items in every bucket of a tower that holds them; each must give what the smallest gives.
-pub(crate) fn check_buckets(
-    tower: &mut TextTower,
-    programs: &mut Programs,
-    items: &[PackItem<'_>],
-) -> EmbeddingResult<()> {
-    let want = tower.spec().precision.cosine_min();
-    let token_count: usize = items.iter().map(|it| it.ids.len()).sum();
-    let mut smallest: Option<Vec<TowerOutput>> = None;
-    for bucket in tower.ladder().to_vec() {
-        if bucket.token_count < token_count || bucket.sequence_count < items.len() {
-            continue;
-        }
-        let got = tower.run_in(programs, bucket, items)?;
-        match &smallest {
-            None => smallest = Some(got),
-            Some(wanted) => same(&tower.spec().label, bucket, &got, wanted, want)?,
-        }
-    }
-    Ok(())
-}
-
-fn same(
-    model: &str,
-    bucket: Bucket,
-    got: &[TowerOutput],
-    wanted: &[TowerOutput],
-    want: f64,
-) -> EmbeddingResult<()> {
-    for (got, wanted) in got.iter().zip(wanted) {
-        for (got, wanted) in got.items.iter().zip(&wanted.items) {
-            let cosine = cosine(got, wanted);
-            if cosine < want || !got.iter().all(|it| it.is_finite()) {
-                let (model, token_count) = (model.to_owned(), bucket.token_count);
-                return Err(EmbeddingError::WarmupMismatch { model, token_count, cosine, want });
-            }
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use calor_runtime::LaneId;
 use calor_weights::{Checkpoint, EncoderConfig, Head, ModelConfig, Weights};
 
-use super::{MAP_SEED, NeuralModel, Tokens, slot_name};
+use super::{HostSide, MAP_SEED, NeuralModel, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
 use crate::encoder::{Pooling, SlotKind, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -24,6 +24,9 @@ use crate::tower::{TextTower, TextTowerSpec};
 /// Rows of the sparse projection that are kept in memory.
 const SPARSE_ROWS_MAX: usize = 4096;
 
+/// More texts never meet in the fusion.
+const MEETING_MAX: usize = BATCH_SIZES[BATCH_SIZES.len() - 1];
+
 impl NeuralModel {
     /// Opens the checkpoint of a need for the models that the options name.
     pub(crate) fn open(
@@ -36,8 +39,7 @@ impl NeuralModel {
         let model_id = models.first().copied();
         let Opened { weights, config, tokenizer, max_tokens } =
             read(directory(need, options)?, model_id)?;
-        let head = weights.head();
-        let trunk = options.profile == Profile::Mini;
+        let (head, trunk) = (weights.head(), options.profile == Profile::Mini);
         let folder = options.fusion_file.parent().unwrap_or(Path::new("."));
         let mut source = CheckpointSource::new(Arc::new(weights));
         let Some(encoder) = config.text.clone() else {
@@ -62,16 +64,13 @@ impl NeuralModel {
             source = with_projection(source, rows, options.projection_file.as_deref())?;
         }
         let source = Arc::new(source);
-        let published = models.iter().filter_map(|it| it.max_tokens()).max();
-        let own = [encoder.max_tokens, max_tokens, published];
-        let sequence_tokens_max =
-            own.into_iter().flatten().min().unwrap_or(512).min(Bucket::TOKENS_MAX);
+        let sequence_tokens_max = tokens_max(&models, [encoder.max_tokens, max_tokens]);
         let limit =
             TokenLimit { token_count_max: sequence_tokens_max, long_text: options.long_text };
         // What the device does is not done here.
         let sparse = rows.filter(|_| trunk || !options.device_slots);
-        let file = options.projection_file.as_deref();
-        let sparse = sparse.map(|it| sparse_projection(it, file)).transpose()?;
+        let sparse = sparse.map(|it| sparse_projection(it, options.projection_file.as_deref()));
+        let sparse = sparse.transpose()?;
         let map = if trunk { None } else { host_map(model_id, native)? };
         let image = image_tower(need.name, &config, head, options, &source, lane)?;
         let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
@@ -83,15 +82,31 @@ impl NeuralModel {
             outputs,
             source,
             batch_tokens_max: options.batch_tokens_max,
-            // More never meet in the fusion.
-            batch_sequences_max: BATCH_SIZES[BATCH_SIZES.len() - 1],
+            batch_sequences_max: MEETING_MAX,
             sequence_tokens_max,
             precision: options.precision,
         };
         let tower = TextTower::new(lane, spec)?;
-        let device_slots = options.device_slots;
-        Ok(Self { need, models, tower, image, tokens, limit, sparse, map, trunk, device_slots })
+        let host = Arc::new(HostSide {
+            need,
+            models,
+            has_images: image.is_some(),
+            tokens,
+            limit,
+            sparse,
+            map,
+            trunk,
+            device_slots: options.device_slots,
+        });
+        Ok(Self { host, tower, image })
     }
+}
+
+/// Most tokens of a text: what the models were published with, or less if their checkpoint says so.
+fn tokens_max(models: &[ModelId], own: [Option<usize>; 2]) -> usize {
+    let published = models.iter().filter_map(|it| it.max_tokens()).max();
+    let least = own.into_iter().flatten().chain(published).min();
+    least.unwrap_or(512).min(Bucket::TOKENS_MAX)
 }
 
 fn image_tower(

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::model_id::ModelId;
+use crate::pipeline::PrecisionRule;
 
 /// Warm-up configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmupConfig {
     /// Runs of each model at each batch size; the first of each always, the others while there is
@@ -30,6 +31,10 @@ pub struct WarmupConfig {
     pub models_min: usize,
     /// With `skip_on_failure`: models, by name, that must be.
     pub mandatory_models: Vec<String>,
+    /// What happens to a model whose vectors in its precision are too far from those in f32.
+    pub precision_rule: PrecisionRule,
+    /// The least cosine to f32, where it is not to be what the precision promises.
+    pub precision_cosine_min: Option<f64>,
 }
 
 impl Default for WarmupConfig {
@@ -45,6 +50,8 @@ impl Default for WarmupConfig {
             seed: 42,
             models_min: 7,
             mandatory_models: vec![ModelId::Semantic.as_str().into()],
+            precision_rule: PrecisionRule::Refuse,
+            precision_cosine_min: None,
         }
     }
 }

@@ -4,18 +4,15 @@ use calor_telemetry::clock::Stopwatch;
 
 use super::report::FusionWarmupResult;
 use super::timer::{Waited, until};
-use super::{Fault, PipelineWarmup, words};
+use super::{Fault, PipelineWarmup, timely, words};
 use crate::embedding::l2_norm;
 use crate::error::EmbeddingResult;
 use crate::handle::EmbeddingPipeline;
 use crate::model_id::{FUSED_LEN, ModelId};
 use crate::pipeline::PipelineOutput;
 
-/// Batches in which every expert is looked for.
-const EXPERT_TRY_MAX: usize = 16;
-
 impl PipelineWarmup {
-    /// Every batch size, then more texts until every expert was seen, between two runs of one text.
+    /// Every batch size and every expert, between two runs of one text.
     pub(super) async fn fuse(
         &self,
         pipeline: &EmbeddingPipeline,
@@ -24,15 +21,14 @@ impl PipelineWarmup {
         let watch = Stopwatch::start();
         let mut row = FusionWarmupResult::default();
         let sizes = [1].into_iter().chain(self.config.batch_sizes.iter().copied());
-        let more = std::iter::repeat_n(8, EXPERT_TRY_MAX);
-        let sizes: Vec<(usize, bool)> = sizes
-            .map(|it| (it, true))
-            .chain(more.map(|it| (it, false)))
-            .chain([(1, true)])
-            .collect();
-        for (step, (size, is_wanted)) in sizes.into_iter().enumerate() {
-            if !is_wanted && row.experts_seen.iter().all(|it| *it) {
-                continue;
+        let sizes: Vec<usize> = sizes.chain([1]).collect();
+        let last = sizes.len() - 1;
+        for (step, size) in sizes.into_iter().enumerate() {
+            if step == last && row.error.is_none() {
+                row.error = self.force(pipeline, end_ns, &mut row).await.err();
+            }
+            if row.error.is_some() {
+                break;
             }
             // Beyond every model's own steps, so that these texts are new.
             let inputs = self.generate_synthetic_input(ModelId::Semantic, size, 1_000 + step);
@@ -62,6 +58,24 @@ impl PipelineWarmup {
         row.duration_ms = watch.elapsed_ns() / 1_000_000;
         row.success = row.error.is_none();
         row
+    }
+
+    /// Runs every expert; why not, in words.
+    async fn force(
+        &self,
+        pipeline: &EmbeddingPipeline,
+        end_ns: u64,
+        row: &mut FusionWarmupResult,
+    ) -> Result<(), Fault> {
+        let forced = pipeline.thread.call(|worker| worker.core()?.force_experts());
+        let forced = timely(until(end_ns, forced).await, "experts were not run in time")?;
+        for (seen, forced) in row.experts_seen.iter_mut().zip(forced) {
+            *seen |= forced;
+        }
+        match row.experts_seen.iter().position(|it| !it) {
+            Some(expert) => Err(format!("expert {expert} was never chosen, even by its own gate")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::embedding::EXPERT_COUNT;
 use crate::model_id::ModelId;
+use crate::pipeline::PrecisionResult;
 
 /// Warm-up result for a single model.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct ModelWarmupResult {
     pub error: Option<String>,
     /// Runs that were done, of those that were wanted.
     pub coverage: Coverage,
+    /// How close it is to itself in f32, and how much quicker; none where nothing was compared.
+    pub precision: Option<PrecisionResult>,
 }
 
 /// How much of a plan was done.

@@ -6,6 +6,7 @@ use crate::embedding::ModelEmbedding;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::input::ModelInput;
 use crate::model_id::ModelId;
+use crate::pipeline::PrecisionResult;
 
 /// One model's runs so far.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ impl Row {
             jit_compiled: false,
             error: None,
             coverage,
+            precision: None,
         };
         let budget_ns = seconds(config.model_timeout_secs);
         Self {
@@ -64,6 +66,11 @@ impl Row {
     pub(super) fn until_ns(&self, end_ns: u64) -> u64 {
         let left_ns = self.budget_ns.saturating_sub(self.spent_ns);
         calor_telemetry::clock::now_ns().saturating_add(left_ns).min(end_ns)
+    }
+
+    /// How close it is in its precision.
+    pub(super) fn in_precision(&mut self, result: PrecisionResult) {
+        self.result.precision = Some(result);
     }
 
     /// The first failure is the one that counts.

@@ -3,6 +3,7 @@
 
 use calor_embed::embedding::{ResultFlags, cosine};
 use calor_embed::input::ImageFormat;
+use calor_embed::pipeline::PIECE_LEN;
 use calor_embed::{
     EmbeddingError, InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOutput, Profile,
 };
@@ -85,6 +86,54 @@ fn together_is_what_one_by_one_is() {
     }
 }
 
+/// What a batch says, without how long it took.
+fn said(outputs: Vec<calor_embed::EmbeddingResult<PipelineOutput>>) -> Vec<String> {
+    let said = |output: calor_embed::EmbeddingResult<PipelineOutput>| match output {
+        Err(err) => err.to_string(),
+        Ok(output) => {
+            let bits = |it: &[f32]| it.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+            let slots = output.embeddings.as_slice().map(bits);
+            let fused = output.fused.as_ref().map(|it| (bits(&it.vector), it.content_hash));
+            let own =
+                (output.sparse, output.tokens.map(|it| it.rows().flatten().copied().collect()));
+            let own: (Option<calor_embed::SparseVector>, Option<Vec<f32>>) = own;
+            format!("{slots:?} {fused:?} {own:?}")
+        }
+    };
+    outputs.into_iter().map(said).collect()
+}
+
+#[test]
+fn overlapped_pieces_give_what_one_after_another_gives_bit_for_bit() {
+    for device_slots in [true, false] {
+        let mut core = match device_slots {
+            true => core(true).warm().unwrap().0,
+            false => core(false),
+        };
+        let mut inputs = texts(2 * PIECE_LEN + 9);
+        inputs[70] = ModelInput::Text { content: String::new(), instruction: None };
+        let mut want = Vec::new();
+        for piece in inputs.chunks(PIECE_LEN) {
+            let prepared = core.prepare_batch(piece, NOW_S);
+            want.extend(said(core.run_batch(prepared).unwrap()));
+        }
+        let got = said(core.embed_batch(&inputs, NOW_S).unwrap());
+        assert_eq!(got.len(), inputs.len());
+        for (place, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!(got == want, "text {place}, slots on the device: {device_slots}");
+        }
+    }
+}
+
+#[test]
+fn what_was_prepared_for_other_models_is_refused() {
+    let mut core = core(false);
+    let prepared = core.prepare_batch(&texts(1), NOW_S);
+    core.unload(ModelId::Entity).unwrap();
+    let refused = core.run_batch(prepared).unwrap_err();
+    assert!(matches!(refused, EmbeddingError::InternalError { .. }), "{refused}");
+}
+
 #[test]
 fn a_warm_pipeline_serves_models_and_images_alone() {
     let (mut core, _) = core(true).warm().unwrap();
@@ -135,4 +184,21 @@ fn a_device_that_computes_nothing_is_not_warm() {
     let refused = PipelineCore::open(null_build(), options).unwrap().warm();
     let refused = refused.map(|_| ());
     assert!(matches!(refused, Err(EmbeddingError::WarmupMismatch { .. })), "{refused:?}");
+}
+
+#[test]
+fn the_same_models_have_one_revision_and_others_another() {
+    let open = |reference: InferencePrecision| {
+        let options = calor_embed::PipelineOptions {
+            precision: reference,
+            ..options(Profile::Random, &[ModelId::Entity, ModelId::Hdc])
+        };
+        PipelineCore::open(cpu_build(), options).unwrap()
+    };
+    let unsealed = open(InferencePrecision::FP32);
+    assert_eq!(unsealed.revision(), None, "what may still change has none");
+    let first = unsealed.warm().unwrap().0.revision();
+    assert!(first.is_some());
+    assert_eq!(open(InferencePrecision::FP32).warm().unwrap().0.revision(), first);
+    assert_ne!(open(InferencePrecision::BF16).warm().unwrap().0.revision(), first);
 }

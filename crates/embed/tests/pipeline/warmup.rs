@@ -9,11 +9,12 @@ use calor_device::Driver;
 use calor_device::null::NullDriver;
 use calor_embed::embedding::MissingModels;
 use calor_embed::model::BoxFuture;
+use calor_embed::pipeline::PrecisionRule;
 use calor_embed::warmup::{Progress, WarmupState, block_on};
 use calor_embed::{
-    EmbeddingError, EmbeddingModel, EmbeddingPipeline, EmbeddingResult, ModelEmbedding, ModelId,
-    ModelInput, ModelWarmupResult, PipelineCore, PipelineOptions, PipelineWarmup, Profile,
-    SyntheticDataGenerator, WarmupConfig,
+    EmbeddingError, EmbeddingModel, EmbeddingPipeline, EmbeddingResult, InferencePrecision,
+    ModelEmbedding, ModelId, ModelInput, ModelWarmupResult, PipelineCore, PipelineOptions,
+    PipelineWarmup, Profile, SyntheticDataGenerator, WarmupConfig,
 };
 use calor_runtime::GpuMemoryPool;
 use calor_telemetry::counter::Plain;
@@ -77,11 +78,13 @@ fn all_twelve_models_and_the_fusion_are_warm_and_the_report_says_so() {
     assert!(30 < report.program_count && 0.0 < report.peak_memory_gb);
     let fusion = report.fusion.as_ref().unwrap();
     assert!(fusion.success && 0 < fusion.samples_processed, "{fusion:?}");
+    assert_eq!(fusion.experts_seen, [true; 8], "each was forced, not sought");
     assert!(0.0 < report.post_warmup_p95_ms && report.post_warmup_p95_ms < 200.0, "{report:?}");
     let names: Vec<&str> = report.phases.iter().map(|it| it.name).collect();
-    let want = ["load", "build, run and check every program", "models", "fusion", "fresh requests"];
+    let road = "build, run and check every program";
+    let want = ["load", "precision", road, "models", "fusion", "fresh requests"];
     assert_eq!(names, want);
-    assert_eq!(*heard.lock().unwrap(), (5, 12));
+    assert_eq!(*heard.lock().unwrap(), (6, 12));
     let output = block_on(pipeline.embed("after")).unwrap();
     assert_eq!(output.fused.unwrap().vector.len(), 1536);
 }
@@ -179,6 +182,134 @@ fn a_weight_that_is_no_number_keeps_the_pipeline_unready() {
     // Whatever is asked now is refused, and nothing crashes.
     block_on(pipeline.embed("a")).unwrap_err();
     block_on(pipeline.shutdown());
+}
+
+#[test]
+fn every_expert_is_forced_in_either_form() {
+    for device_slots in [true, false] {
+        let options = PipelineOptions { device_slots, ..all_models() };
+        let mut core = PipelineCore::open(cpu_build(), options).unwrap();
+        if device_slots {
+            core = core.warm().unwrap().0;
+        }
+        let before = core.programs().counters().snapshot();
+        assert_eq!(core.force_experts().unwrap(), [true; 8]);
+        let change = core.programs().counters().snapshot().since(&before);
+        assert_eq!(change.get(Plain::Compiles) == 0, device_slots, "a warm one compiles nothing");
+    }
+}
+
+/// Options whose checkpoint of one name is a copy that `change` has changed.
+fn with_changed(
+    options: PipelineOptions,
+    name: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> (TempDir, PipelineOptions) {
+    let dir = TempDir::new().unwrap();
+    write_checkpoint(name, dir.path());
+    let file = dir.path().join(name).join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    change(&mut bytes);
+    std::fs::write(&file, bytes).unwrap();
+    let mut options = options;
+    options.checkpoints.insert(name.to_owned(), dir.path().join(name));
+    (dir, options)
+}
+
+#[test]
+fn a_model_that_fails_while_programs_are_built_or_checked_does_not_take_the_others_down() {
+    let missing = ModelId::Entity;
+    for device_slots in [true, false] {
+        let mut options = all_models();
+        options.device_slots = device_slots;
+        options.missing = MissingModels::AllowPartial;
+        let (_dir, options) = with_changed(options, "all-MiniLM-L6-v2", |bytes| {
+            let middle = 8 + (bytes.len() / 2) / 4 * 4;
+            bytes[middle..middle + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        });
+        let whole = PipelineCore::open(cpu_build(), options.clone()).unwrap();
+        assert!(whole.warm().is_err(), "one that must be whole is not");
+        let pipeline = pipeline(options);
+        let config = WarmupConfig { skip_on_failure: true, ..brief() };
+        let report = block_on(pipeline.initialize_with(config)).unwrap();
+        for row in &report.model_results {
+            assert_eq!(row.success, row.model_id != missing, "{row:?}");
+        }
+        assert_eq!((report.models_failed, report.state), (1, WarmupState::Degraded));
+        assert_eq!(report.compiled_late_count, 0);
+        let output = block_on(pipeline.embed("still here")).unwrap();
+        assert_eq!(output.embeddings.missing_models(), [missing]);
+        assert!(output.fused.is_some());
+    }
+}
+
+#[test]
+fn weights_that_go_between_opening_and_reading_are_one_models_fault() {
+    let mut options = all_models();
+    options.missing = MissingModels::AllowPartial;
+    let (dir, options) = with_changed(options, "all-MiniLM-L6-v2", |_| {});
+    let core = PipelineCore::open(cpu_build(), options).unwrap();
+    let file = dir.path().join("all-MiniLM-L6-v2").join("model.safetensors");
+    let half = std::fs::metadata(&file).unwrap().len() / 2;
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(half).unwrap();
+    let (mut core, report, lost) = core.warm_each().unwrap();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0].model_ids, [ModelId::Entity]);
+    assert!(core.programs().is_sealed() && 30 < report.program_count);
+    let outputs = core.embed_batch(&[ModelInput::text("heat").unwrap()], NOW_S).unwrap();
+    assert_eq!(outputs[0].as_ref().unwrap().embeddings.missing_models(), [ModelId::Entity]);
+}
+
+#[test]
+fn each_model_is_compared_with_itself_in_f32_and_the_report_says_so() {
+    let models = [ModelId::Entity, ModelId::Causal];
+    let with = |precision| PipelineOptions { precision, ..options(Profile::Random, &models) };
+    let wanted = InferencePrecision::BF16;
+    let settings = |precision_rule, precision_cosine_min| WarmupConfig {
+        precision_rule,
+        precision_cosine_min,
+        ..brief()
+    };
+    // As close as it promises.
+    let kept = pipeline(with(wanted));
+    let report =
+        block_on(kept.initialize_with(settings(PrecisionRule::Refuse, Some(0.9)))).unwrap();
+    for row in &report.model_results {
+        let result = row.precision.unwrap();
+        assert_eq!((result.model_id, result.used), (row.model_id, wanted));
+        assert!(0.9 <= result.closeness.least() && result.closeness.least() < 1.0, "{result:?}");
+        assert!(0.0 < result.speed_factor && result.speed_factor.is_finite(), "{result:?}");
+    }
+    // More than any rounding allows is refused in the model's name.
+    let refused = pipeline(with(wanted));
+    let settings_of = settings(PrecisionRule::Refuse, Some(1.1));
+    block_on(refused.initialize_with(settings_of)).unwrap_err();
+    let report = block_on(refused.warmup_report()).unwrap();
+    let fault = report.model_results[0].error.clone().unwrap();
+    assert!(fault.contains("in bf16 has a cosine of"), "{fault}");
+    assert!(!report.ready_for_inference);
+    // Or runs in f32, where that is allowed: its vectors are those of f32.
+    let widened = pipeline(with(wanted));
+    let settings_of = settings(PrecisionRule::Widen, Some(1.1));
+    let report = block_on(widened.initialize_with(settings_of)).unwrap();
+    for row in &report.model_results {
+        let result = row.precision.unwrap();
+        assert_eq!((result.wanted, result.used), (wanted, InferencePrecision::FP32));
+    }
+    let exact = pipeline(with(InferencePrecision::FP32));
+    let report = block_on(exact.initialize_with(brief())).unwrap();
+    assert!(report.model_results.iter().all(|it| it.precision.is_none()), "nothing to compare");
+    let vectors = |pipeline: &EmbeddingPipeline| {
+        let output = block_on(pipeline.embed("heat never rests")).unwrap();
+        models.map(|it| output.embeddings.get(it).unwrap().vector.clone())
+    };
+    assert_eq!(vectors(&widened), vectors(&exact));
+    assert_ne!(vectors(&kept), vectors(&exact), "bf16 is not f32");
+    // Unless nobody wants to know.
+    let unchecked = pipeline(with(wanted));
+    let settings_of = settings(PrecisionRule::Unchecked, Some(1.1));
+    let report = block_on(unchecked.initialize_with(settings_of)).unwrap();
+    assert!(report.model_results.iter().all(|it| it.precision.is_none()));
 }
 
 #[test]

@@ -54,6 +54,12 @@ impl Gpus {
         .into()
     }
 
+    /// Clock of the processors of one, now; nothing where the driver does not tell. The number is
+    /// the driver's, which counts GPUs that a process does not see as well.
+    pub fn clock_mhz(&self, index: u32) -> Option<u32> {
+        self.0.as_ref()?.device_by_index(index).ok()?.clock_info(Clock::SM).ok()
+    }
+
     /// What they are doing.
     pub fn state(&self) -> Vec<Json> {
         self.each(|gpu, _| {

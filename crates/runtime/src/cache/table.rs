@@ -104,12 +104,12 @@ pub static CACHES: &[CacheRow] = &[
         cache: Cache::EmbeddingResults,
         owner: Some("crates/embed/src/results.rs"),
         rejected: None,
-        lives: "memory of one server",
+        lives: "memory of one server, and the file of `--results-cache-file` between two",
         key: "digest of content, instruction, models wanted, revision of the models",
         bound: ("as `--results-cache-mib` says; nothing is kept if it is 0", &[]),
         invalidation: "other models are swapped in; results that depend on the time of day are \
                        never kept",
-        counters: &["hits", "misses", "inserts", "evictions", "usage"],
+        counters: &["hits", "misses", "inserts", "evictions", "corrupt", "usage"],
     },
 ];
 

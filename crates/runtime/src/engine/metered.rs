@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use calor_device::{BufferId, DeviceError, Memory};
+use calor_device::{BufferId, DeviceError, HostMemory, Memory};
 use calor_telemetry::Counters;
 use calor_telemetry::counter::Plain;
 
@@ -41,6 +41,10 @@ impl Memory for Metered {
         self.held_bytes -= bytes;
         self.counters.lower(Plain::DeviceBytes, bytes);
         Ok(())
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        self.memory.host(count)
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use calor_embed::embedding::ResultFlags;
 use calor_embed::input::ModelInput;
 use calor_embed::{EmbeddingError, ModelId, PipelineOutput};
 
@@ -14,8 +13,7 @@ use super::headers::with_provenance;
 use super::native::sparse_values;
 use super::{App, Native};
 use crate::counting::{Cut, Input};
-use crate::operations::image;
-use crate::options::Target;
+use crate::operations::{flag_words, image, slots_named};
 use crate::refusal::Refusal;
 use crate::wire::fused::{FusedInput, FusedInputs, FusedRequest, FusedResponse, FusedRow};
 use crate::wire::native::ErrorBody;
@@ -91,18 +89,7 @@ struct Parts {
 
 impl Parts {
     fn of(body: &FusedRequest) -> Result<Self, Refusal> {
-        let mut slots = Vec::new();
-        for name in &body.slots {
-            match Target::by_name(name) {
-                Some(Target::Model(model)) => slots.push(model),
-                _ if name == "all" => slots.extend(ModelId::ALL),
-                _ => {
-                    let want = "slots are `all`, `e1` to `e12` and the models' names";
-                    let value = name.chars().take(40).collect();
-                    return Err(Refusal::Field { field: "slots", value, want });
-                }
-            }
-        }
+        let slots = slots_named(&body.slots)?;
         let FusedRequest { fused, sparse, tokens, encoding_format, .. } = *body;
         Ok(Self { slots, fused, sparse, tokens, format: encoding_format })
     }
@@ -124,28 +111,8 @@ impl Parts {
         row.tokens = tokens.map(|it| it.rows().map(vector).collect());
         row.missing_models =
             output.embeddings.missing_models().iter().map(|it| it.as_str()).collect();
-        row.flags = flags(output.flags);
+        row.flags = flag_words(output.flags);
     }
-}
-
-fn flags(flags: ResultFlags) -> Vec<&'static str> {
-    let ResultFlags {
-        timestamp_defaulted,
-        truncated,
-        partial,
-        latency_exceeded,
-        precision_fallback,
-    } = flags;
-    [
-        (timestamp_defaulted, "timestamp_defaulted"),
-        (truncated, "truncated"),
-        (partial, "partial"),
-        (latency_exceeded, "latency_exceeded"),
-        (precision_fallback, "precision_fallback"),
-    ]
-    .into_iter()
-    .filter_map(|(is_set, word)| is_set.then_some(word))
-    .collect()
 }
 
 fn model_input(input: FusedInput) -> Result<ModelInput, EmbeddingError> {

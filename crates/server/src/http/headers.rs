@@ -54,6 +54,7 @@ pub(super) fn with_provenance(
     about: &About,
 ) -> Response {
     let mut response = answer.into_response();
+    response.extensions_mut().insert(*summary);
     let headers = response.headers_mut();
     let kind = if about.device == "cpu" { "cpu" } else { "gpu+optimized" };
     headers.insert("x-compute-type", HeaderValue::from_static(kind));

@@ -54,7 +54,9 @@ pub(super) async fn startupz(State(app): State<App>) -> Response {
 
 fn probe(app: &App, is_good: bool) -> Response {
     let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = ProbeBody { status: app.readiness.phase().word(), models: models(app) };
+    let seen = app.progress.seen();
+    let warm = ModelId::iter().map(|it| (it.as_str(), seen.contains_key(&it))).collect();
+    let body = ProbeBody { status: app.readiness.phase().word(), models: models(app), warm };
     (status, Json(body)).into_response()
 }
 
@@ -137,6 +139,12 @@ pub(super) fn warmup_body(app: &App) -> Result<WarmupBody, Refusal> {
         generation: live.generation,
         program_count: report.program_count,
         step_count: report.step_count,
+        models_ms: app
+            .progress
+            .seen()
+            .iter()
+            .map(|(it, ns)| (it.as_str(), *ns as f64 / 1e6))
+            .collect(),
         steps_ns: BTreeMap::from([
             ("graphs", report.graphs_ns),
             ("plans", build.plans_ns),

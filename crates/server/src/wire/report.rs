@@ -12,6 +12,9 @@ pub(crate) struct ProbeBody {
     pub(crate) status: &'static str,
     /// Models with whether each answers.
     pub(crate) models: BTreeMap<&'static str, bool>,
+    /// Models with whether each is warm, in the opening that runs or ran last: they become warm
+    /// one after another, and answer together.
+    pub(crate) warm: BTreeMap<&'static str, bool>,
 }
 
 /// What becoming ready took.
@@ -25,6 +28,8 @@ pub(crate) struct WarmupBody {
     pub(crate) program_count: usize,
     /// Steps of all of them.
     pub(crate) step_count: usize,
+    /// Models that are warm, with the milliseconds in which all their programs ran and agreed.
+    pub(crate) models_ms: BTreeMap<&'static str, f64>,
     /// Nanoseconds of each step.
     pub(crate) steps_ns: BTreeMap<&'static str, u64>,
     /// Programs, plans and compilations since the start, and those after becoming ready would

@@ -15,7 +15,7 @@ use calor_embed::{
     PipelineOutput, SparseVector, TokenMatrix,
 };
 use calor_server::engine::{About, Wanted};
-use calor_server::{Engine, Opened, Opener};
+use calor_server::{Engine, Opened, Opener, Progress};
 
 /// What the next batches do instead of computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,19 +53,29 @@ pub(crate) const TOKEN_COUNT_MAX: usize = 32;
 /// Opens models that obey `knobs`.
 pub(crate) fn opener(knobs: &Arc<Knobs>) -> Opener {
     let knobs = knobs.clone();
-    Arc::new(move || {
-        std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
-        let left = |it: usize| it.checked_sub(1);
-        let bad = &knobs.bad_opening_count;
-        if bad.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_ok() {
-            return Err(EmbeddingError::GpuError { source: "will not open".into() });
-        }
-        let revision = knobs.opened_count.fetch_add(1, Ordering::Relaxed);
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
-        let tokenizer = TextTokenizer::from_file(&golden.join("bert/tokenizer.json"))?;
-        let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision });
-        Ok(Opened { engine, report: ReadyReport::default() })
-    })
+    Opener::single("double", move |progress| open(&knobs, progress))
+}
+
+/// Opens models in several places that obey knobs of their own.
+pub(crate) fn opener_of(places: &[Arc<Knobs>]) -> Opener {
+    let names = (0..places.len()).map(|it| format!("double:{it}")).collect();
+    let places = places.to_vec();
+    Opener { places: names, open: Arc::new(move |place, progress| open(&places[place], progress)) }
+}
+
+fn open(knobs: &Arc<Knobs>, progress: &Progress) -> EmbeddingResult<Opened> {
+    progress.warm(&[ModelId::Semantic], 7_000_000);
+    std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
+    let left = |it: usize| it.checked_sub(1);
+    let bad = &knobs.bad_opening_count;
+    if bad.fetch_update(Ordering::AcqRel, Ordering::Acquire, left).is_ok() {
+        return Err(EmbeddingError::GpuError { source: "will not open".into() });
+    }
+    let revision = knobs.opened_count.fetch_add(1, Ordering::Relaxed);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
+    let tokenizer = TextTokenizer::from_file(&golden.join("bert/tokenizer.json"))?;
+    let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision });
+    Ok(Opened { engine, report: ReadyReport::default() })
 }
 
 struct Double {
@@ -91,6 +101,7 @@ impl Engine for Double {
             device_model: "a double".into(),
             untrained: &["everything"],
             reference_s: None,
+            revision: Some([self.revision as u8; 32]),
             memory_bytes: 1,
             memory_bytes_max: 2,
         }

@@ -53,7 +53,10 @@ pub(crate) fn options() -> ServerOptions {
             idle: None,
         },
         auto_truncate: true,
+        otlp: None,
+        device_clock: None,
         results_cache_bytes: 0,
+        results_file: None,
     }
 }
 

@@ -29,10 +29,15 @@ async fn probes_answer_while_models_warm_up_and_nothing_else_does() {
         (&probe["status"], &probe["models"]["semantic"]),
         (&"warming up".into(), &false.into())
     );
+    // It is warm before it answers.
+    assert_eq!((&probe["warm"]["semantic"], &probe["warm"]["code"]), (&true.into(), &false.into()));
     assert!(server.handle.wait_for(Phase::Ready).await);
     for path in ["/health", "/readyz", "/startupz", "/", "/info", "/warmup"] {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
+    let report = server.get("/warmup").await.json();
+    assert_eq!(report["models_ms"]["semantic"], 7.0);
+    assert_eq!(report["models_ms"].as_object().unwrap().len(), 12);
     let probe = server.get("/readyz").await.json();
     assert_eq!(probe["models"].as_object().unwrap().values().filter(|it| **it == true).count(), 12);
 }
@@ -165,4 +170,40 @@ async fn a_client_that_says_nothing_is_not_waited_for() {
         assert!(read.await.is_ok(), "the {name} connection is open: {all:?}");
     }
     server.post("/embed", ONE).await.good();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_outlive_the_server_and_damage_is_refused() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("results");
+    let start = async || {
+        let own = file.clone();
+        Running::start(move |it| {
+            it.results_cache_bytes = 1 << 24;
+            it.results_file = Some(own);
+        })
+        .await
+    };
+    let one = r#"{"input": "heat", "model": "entity"}"#;
+    let ask = async |server: &Running| -> (Vec<f32>, usize) {
+        let answer = server.post("/v1/embeddings", one).await.good();
+        let computed = server.knobs.texts.lock().unwrap().len();
+        (numbers(&answer["data"][0]["embedding"]), computed)
+    };
+    let first = start().await;
+    let (want, computed) = ask(&first).await;
+    assert_eq!(computed, 1);
+    first.stop().await.unwrap();
+    let second = start().await;
+    assert_eq!(ask(&second).await, (want.clone(), 0), "it is known");
+    second.stop().await.unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&file, &bytes).unwrap();
+    let third = start().await;
+    assert_eq!(ask(&third).await, (want, 1), "computed anew");
+    let aside = dir.path().join("results.damaged");
+    assert_eq!(std::fs::read(aside).unwrap(), bytes, "for whoever wants to know");
+    third.stop().await.unwrap();
 }

@@ -1,0 +1,123 @@
+//! Full batches one behind the other: the next is prepared and the previous one answered while one
+//! is computed.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use calor_embed::batching::{is_out_of_memory, run_split};
+use calor_embed::pipeline::{ComputedBatch, PreparedBatch};
+use calor_embed::streams::{OverlappedExecutor, StreamPool};
+use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore, PipelineFront, PipelineOutput};
+use calor_telemetry::clock::{Stopwatch, now_ns};
+
+use super::run::{Going, counted, groups, guarded, observed};
+use super::{Group, Place, next_full};
+use crate::engine::{Engine, Wanted};
+use crate::metrics::add;
+
+/// A batch on its way.
+struct Flight {
+    groups: Vec<(Wanted, Going, Stage)>,
+    token_count: usize,
+    since_ns: u64,
+    device_ns: u64,
+}
+
+/// Where a group is.
+enum Stage {
+    /// Fused vectors, whose tokens are there.
+    Prepared(PreparedBatch),
+    /// Some models, one after another: nothing is prepared for them.
+    Whole,
+    /// The device is done with it.
+    Computed(ComputedBatch),
+    Done(EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>),
+}
+
+/// Runs a batch, and more as long as full ones wait.
+pub(super) fn run(place: &Place<'_>, core: &mut PipelineCore, first: Group) {
+    let front = core.front().clone();
+    let Ok(pool) = StreamPool::new(1) else { return };
+    let executor = OverlappedExecutor::new(Arc::new(pool));
+    let batches = std::iter::once(first).chain(std::iter::from_fn(|| next_full(place)));
+    let computed = executor.execute_overlapped(
+        batches,
+        &mut [core],
+        |batch| prepare(place, &front, batch),
+        |core, flight| Ok::<Flight, Infallible>(compute(place, core, flight)),
+        |flight| finish(place, &front, flight),
+    );
+    let Ok(_) = computed;
+}
+
+fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Flight {
+    let since_ns = now_ns();
+    let token_count = counted(place, &batch);
+    let now_s = (place.shared.clock)();
+    let groups = groups(batch).into_iter().map(|(wanted, group)| {
+        let going = Going::of(group);
+        let stage = match wanted {
+            Wanted::Fused { .. } => {
+                let prepared = guarded(place, || Ok(front.prepare_batch(&going.inputs, now_s)));
+                prepared.map_or_else(|err| Stage::Done(Err(err)), Stage::Prepared)
+            }
+            Wanted::Models(_) => Stage::Whole,
+        };
+        (wanted, going, stage)
+    });
+    Flight { groups: groups.collect(), token_count, since_ns, device_ns: 0 }
+}
+
+fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight {
+    let watch = Stopwatch::start();
+    let _load = place.shared.balancer.reserve_on(place.index, flight.token_count as u64);
+    let groups = flight.groups.into_iter().map(|(wanted, going, stage)| {
+        let stage = match stage {
+            // What lost the device was another batch.
+            Stage::Prepared(_) | Stage::Whole if place.is_broken() => Stage::Done(Err(gone())),
+            Stage::Prepared(prepared) => {
+                core.set_own_forms(wanted == Wanted::Fused { own_forms: true });
+                match guarded(place, || core.compute_batch(prepared)) {
+                    Ok(computed) => Stage::Computed(computed),
+                    Err(err) if is_out_of_memory(&err) => whole(place, core, &wanted, &going),
+                    Err(err) => Stage::Done(Err(err)),
+                }
+            }
+            Stage::Whole => whole(place, core, &wanted, &going),
+            it @ (Stage::Computed(_) | Stage::Done(_)) => it,
+        };
+        if let Stage::Done(Err(err)) = &stage
+            && super::run::is_lost(err)
+        {
+            place.breaks();
+        }
+        (wanted, going, stage)
+    });
+    let groups = groups.collect();
+    Flight { groups, device_ns: watch.elapsed_ns(), ..flight }
+}
+
+fn whole(place: &Place<'_>, core: &mut PipelineCore, wanted: &Wanted, going: &Going) -> Stage {
+    let now_s = (place.shared.clock)();
+    let run = || run_split(&going.inputs, |part| core.run(wanted, part, now_s));
+    Stage::Done(guarded(place, run))
+}
+
+fn finish(place: &Place<'_>, front: &PipelineFront, flight: Flight) {
+    add(&place.shared.metrics.overlapped_batches, 1);
+    for (_, going, stage) in flight.groups {
+        let results = match stage {
+            Stage::Done(results) => results,
+            Stage::Computed(computed) => guarded(place, || Ok(front.finish_batch(computed))),
+            Stage::Prepared(_) | Stage::Whole => Err(gone()),
+        };
+        going.answer(place, results);
+    }
+    let wall_ns = now_ns().saturating_sub(flight.since_ns);
+    observed(place, flight.token_count, flight.device_ns, wall_ns);
+}
+
+/// Of a batch behind one that lost the device.
+fn gone() -> EmbeddingError {
+    EmbeddingError::GpuError { source: "the device was lost in a batch before".into() }
+}
