@@ -9,7 +9,7 @@ use clap::Args;
 #[command(after_help = "\
 Examples:
   calor load 127.0.0.1:3000 --rates 10,50,100,200
-  calor load 127.0.0.1:3000 --path /embed --items 8 --tokens 128 --seconds 30 --json
+  calor load 127.0.0.1:3000 --path /embed --items 8 --words 100 --seconds 30 --json
 
 Requests are due at random moments at each rate, whether or not earlier ones were answered, and a
 latency begins when its request was due. Each text is another; turn the server's results cache off
