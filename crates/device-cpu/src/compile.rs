@@ -26,7 +26,7 @@ impl Compiler for CpuCompiler {
         Ok(Compiled::unkept(Artifact { target: self.0.arch.into(), bytes }))
     }
 
-    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
+    fn load(&self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
         if artifact.target != self.0.arch {
             return Err(DeviceError::WrongTarget {
                 wanted: self.0.arch.into(),
@@ -42,7 +42,7 @@ impl Compiler for CpuCompiler {
         Ok(CodeId { index, generation: self.0.generation })
     }
 
-    fn release(&mut self, held: Held) -> Result<(), DeviceError> {
+    fn release(&self, held: Held) -> Result<(), DeviceError> {
         let mut state = self.0.lock();
         let (what, found) = match held {
             Held::Code(CodeId { index, generation }) => {

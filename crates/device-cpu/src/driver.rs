@@ -59,7 +59,7 @@ impl Driver for CpuDriver {
         };
         Ok(Device {
             memory: Box::new(CpuMemory(Arc::clone(&shared))),
-            compiler: Box::new(CpuCompiler(Arc::clone(&shared))),
+            compiler: Arc::new(CpuCompiler(Arc::clone(&shared))),
             queue: Box::new(CpuQueue(shared)),
             claims: CLAIMS,
             signature,

@@ -18,7 +18,7 @@ fn pack(dtype: DType) -> Unit {
 
 #[test]
 fn another_architectures_code_is_refused_with_both_names() {
-    let mut device = open();
+    let device = open();
     let mut artifact = device.compiler.compile(&pack(DType::F32), &NoArtifacts).unwrap().artifact;
     assert_eq!(artifact.target, device.signature.arch);
     artifact.target = "sm_90".into();
@@ -40,7 +40,7 @@ fn every_level_has_its_own_architecture() {
 
 #[test]
 fn damaged_artifacts_are_refused() {
-    let mut device = open();
+    let device = open();
     let Artifact { target, bytes } =
         device.compiler.compile(&pack(DType::F32), &NoArtifacts).unwrap().artifact;
     for len in 0..bytes.len() {

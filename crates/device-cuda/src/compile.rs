@@ -35,7 +35,7 @@ impl Compiler for CudaCompiler {
         }
     }
 
-    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
+    fn load(&self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
         let code = if gemm::is_product(&artifact.bytes) {
             let product = gemm::load(&self.0, artifact)?;
             Code::Product(Box::new(product))
@@ -48,7 +48,7 @@ impl Compiler for CudaCompiler {
         Ok(CodeId { index, generation: self.0.generation })
     }
 
-    fn release(&mut self, held: Held) -> Result<(), DeviceError> {
+    fn release(&self, held: Held) -> Result<(), DeviceError> {
         let mut state = self.0.enter()?;
         // SAFETY: the stream is alive. What is released must not be in flight.
         unsafe { api::synchronize(self.0.stream.raw()) }

@@ -1,6 +1,7 @@
 //! What the parts of an open device share: a context, a stream, and tables of what is alive.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -126,7 +127,6 @@ pub(crate) struct State {
     pub(crate) programs: Table<Program>,
     pub(crate) runs: Runs,
     pub(crate) codes: Table<Arc<Code>>,
-    pub(crate) staging: Staging,
     pub(crate) sides: Sides,
     /// Memory of the library's own trials; gone once nothing compiles.
     pub(crate) trial: Option<Arc<Block>>,
@@ -139,9 +139,15 @@ pub(crate) struct State {
 pub(crate) struct Shared {
     // The state goes first: its parts need the context.
     state: Mutex<State>,
+    /// Apart from the tables, so that code can be loaded while bytes are copied.
+    staging: Mutex<Staging>,
+    /// Where pinned memory lies that callers have.
+    pinned: Mutex<Vec<Range<usize>>>,
     pub(crate) blas: Result<Blas, Missing>,
     pub(crate) nvrtc: Result<Nvrtc, Missing>,
     pub(crate) stream: Stream,
+    /// Where the library's kernels run first, beside what the device's own stream does.
+    pub(crate) loads: Stream,
     pub(crate) arch: Arch,
     /// The compiler that makes kernels here, or made the kept ones: part of their keys.
     pub(crate) producer: String,
@@ -181,6 +187,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 pub(crate) struct Parts {
     pub(crate) context: Context,
     pub(crate) stream: Stream,
+    pub(crate) loads: Stream,
     pub(crate) arch: Arch,
     pub(crate) producer: String,
     pub(crate) model: String,
@@ -194,12 +201,11 @@ pub(crate) struct Parts {
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Result<Self, Failed> {
         let Parts { context, stream, arch, producer, model, sm_count, limit_bytes, .. } = parts;
-        let Parts { nvrtc, blas, capture, .. } = parts;
+        let Parts { nvrtc, blas, capture, loads, .. } = parts;
         let state = State {
             programs: Table::default(),
             runs: Runs::new()?,
             codes: Table::default(),
-            staging: Staging::new()?,
             sides: Sides::default(),
             trial: None,
             buffers: Table::default(),
@@ -209,9 +215,12 @@ impl Shared {
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             state: Mutex::new(state),
+            staging: Mutex::new(Staging::new()?),
+            pinned: Mutex::default(),
             blas,
             nvrtc,
             stream,
+            loads,
             arch,
             producer,
             model,
@@ -231,6 +240,17 @@ impl Shared {
         }
         self.context.enter()?;
         Ok(state)
+    }
+
+    /// The ways in and out. Whoever holds the tables does not ask for them.
+    pub(crate) fn staging(&self) -> MutexGuard<'_, Staging> {
+        // As for the tables.
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pinned(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
+        // As for the tables.
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -285,8 +305,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            // SAFETY: the stream is alive. What was in flight must end before memory goes.
-            let _ = unsafe { api::synchronize(self.stream.raw()) };
+            for stream in [&self.stream, &self.loads] {
+                // SAFETY: the stream is alive. What was in flight must end before memory goes.
+                let _ = unsafe { api::synchronize(stream.raw()) };
+            }
         }
     }
 }

@@ -186,6 +186,7 @@ impl CudaDriver {
         };
         let parts = Parts {
             stream: Stream::new(0).map_err(failed)?,
+            loads: Stream::new(0).map_err(failed)?,
             context,
             arch,
             producer,
@@ -200,7 +201,7 @@ impl CudaDriver {
         let profile = self.options.profile.clone();
         Ok(Device {
             memory: Box::new(CudaMemory(Arc::clone(&shared))),
-            compiler: Box::new(CudaCompiler(Arc::clone(&shared))),
+            compiler: Arc::new(CudaCompiler(Arc::clone(&shared))),
             queue: Box::new(CudaQueue { shared, profile }),
             claims: self.claims_of(arch),
             signature,

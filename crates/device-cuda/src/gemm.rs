@@ -7,7 +7,7 @@ mod library;
 mod product;
 mod trial;
 
-use calor_device::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, DeviceError, Found};
+use calor_device::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, DeviceError};
 use calor_ir::DType;
 use calor_kernel::{Activation, Call, Unit};
 use cudarc::cublaslt::sys;
@@ -140,11 +140,7 @@ pub(crate) fn compile(
         bytes.extend(finish.as_deref().unwrap_or_default());
         Ok(bytes)
     })?;
-    let artifact = Artifact { target, bytes };
-    if found == Found::Kept {
-        product::run_ahead(shared, &artifact);
-    }
-    Ok(Compiled { artifact, key: Some(key), found })
+    Ok(Compiled { artifact: Artifact { target, bytes }, key: Some(key), found })
 }
 
 /// Bytes of a shape in an artifact.

@@ -1,9 +1,10 @@
 //! Buffers, and the pinned memory through which bytes go in and out.
 
 use std::ffi::c_void;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
-use calor_device::{BufferId, DeviceError, Memory, Span};
+use calor_device::{BufferId, DeviceError, HostMemory, Memory, Span};
 
 use crate::api::{self, CUdeviceptr, CUevent, CUstream, Failed};
 use crate::device::{Block, Handle, Shared, State};
@@ -17,6 +18,9 @@ const SLOTS_IN: usize = 3;
 
 /// Bytes that one thread copies into a slot.
 const SHARE_BYTES: usize = 2 << 20;
+
+/// Bytes of pinned memory that are read where they are; waiting for fewer costs more than a copy.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
 
 /// The device's memory.
 pub(crate) struct CudaMemory(pub(crate) Arc<Shared>);
@@ -46,26 +50,94 @@ impl Memory for CudaMemory {
         Ok(())
     }
 
-    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
         let mut state = self.0.enter()?;
+        // The driver refuses nothing.
+        let at = api::alloc_pinned(4 * count.max(1))
+            .map_err(|err| self.0.failed(&mut state, err, 4 * count as u64))?;
+        drop(state);
+        let at = at.cast::<f32>();
+        // SAFETY: the block is as long, aligned to a page, and nobody else has it.
+        unsafe { at.write_bytes(0, count) };
+        self.0.pinned().push(at as usize..at as usize + 4 * count);
+        Ok(Box::new(Pinned { at: Handle(at), count, shared: Arc::clone(&self.0) }))
+    }
+
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         let span = Span { buffer, offset, len: bytes.len() as u64 };
-        let to = self.place(&state, span)?;
+        let to = self.place(&*self.0.enter()?, span)?;
         let stream = self.0.stream.raw();
-        let State { staging, .. } = &mut *state;
-        staging.write(to, bytes, stream).map_err(|err| self.0.failed(&mut state, err, 0))
+        let written = if DIRECT_BYTES_MIN <= bytes.len() && self.is_pinned(bytes) {
+            // SAFETY: the place holds the bytes until the stream has been waited for, and the
+            // span was checked.
+            let copied = unsafe { api::copy_in(to, bytes.as_ptr().cast(), bytes.len(), stream) };
+            // SAFETY: the stream is alive.
+            copied.and_then(|()| unsafe { api::synchronize(stream) })
+        } else {
+            self.0.staging().write(to, bytes, stream)
+        };
+        self.told(written)
     }
 
     fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        let mut state = self.0.enter()?;
         let span = Span { buffer, offset, len: out.len() as u64 };
-        let from = self.place(&state, span)?;
-        let stream = self.0.stream.raw();
-        let State { staging, .. } = &mut *state;
-        staging.read(from, out, stream).map_err(|err| self.0.failed(&mut state, err, 0))
+        let from = self.place(&*self.0.enter()?, span)?;
+        let read = self.0.staging().read(from, out, self.0.stream.raw());
+        self.told(read)
+    }
+}
+
+/// Pinned memory that a caller fills.
+struct Pinned {
+    at: Handle<*mut f32>,
+    count: usize,
+    shared: Arc<Shared>,
+}
+
+impl Deref for Pinned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the block is as long and was written, and it is this value's alone.
+        unsafe { std::slice::from_raw_parts(self.at.0, self.count) }
+    }
+}
+
+impl DerefMut for Pinned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.at.0, self.count) }
+    }
+}
+
+impl HostMemory for Pinned {}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.shared.pinned().retain(|it| it.start != self.at.0 as usize);
+        if self.shared.context.enter().is_ok() {
+            // SAFETY: `write` has waited for whatever read it.
+            let _ = unsafe { api::free_pinned(self.at.0.cast()) };
+        }
     }
 }
 
 impl CudaMemory {
+    /// Whether the device can read these bytes by itself.
+    fn is_pinned(&self, bytes: &[u8]) -> bool {
+        let Range { start, end } = bytes.as_ptr_range();
+        let holds = |it: &Range<usize>| it.start <= start as usize && end as usize <= it.end;
+        self.0.pinned().iter().any(holds)
+    }
+
+    /// What became of bytes on their way.
+    fn told(&self, moved: Result<(), Failed>) -> Result<(), DeviceError> {
+        moved.or_else(|err| {
+            let mut state = self.0.enter()?;
+            Err(self.0.failed(&mut state, err, 0))
+        })
+    }
+
     /// Where a span lies; a span of no length is looked at as well.
     fn place(&self, state: &State, span: Span) -> Result<CUdeviceptr, DeviceError> {
         let block = self.0.block(state, span.buffer)?;

@@ -1,7 +1,9 @@
 //! The contract: a device is memory, a compiler, a queue and a table of claims.
 //!
-//! Twelve methods in all. The number does not change when an op is added.
+//! Thirteen methods in all. The number does not change when an op is added.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use calor_kernel::Unit;
@@ -68,6 +70,28 @@ pub struct Signature {
     pub parallel_count: u32,
 }
 
+/// Elements in memory of the host.
+pub trait HostMemory: DerefMut<Target = [f32]> + Send + Sync {}
+
+/// As the language allocates it.
+struct PlainMemory(Vec<f32>);
+
+impl Deref for PlainMemory {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for PlainMemory {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+impl HostMemory for PlainMemory {}
+
 /// Buffers.
 pub trait Memory: Send + Sync {
     /// A buffer of `bytes`, aligned to 256 bytes, with unspecified contents.
@@ -81,6 +105,16 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// [`DeviceError::Stale`] for an id that is not alive.
     fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError>;
+
+    /// Host memory of `count` elements, with unspecified contents. Where a device can read some
+    /// memory itself, it gives that: [`Memory::write`] then takes long parts of it without a copy
+    /// on the host.
+    ///
+    /// # Errors
+    /// When there is none left.
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        Ok(Box::new(PlainMemory(vec![0.0; count])))
+    }
 
     /// Copies from the host, as if every run that was started before had ended. The bytes are the
     /// caller's again when it returns.
@@ -106,17 +140,18 @@ pub trait Compiler: Send + Sync {
     /// [`DeviceError::Compile`] for text of ours that does not compile.
     fn compile(&self, unit: &Unit, kept: &dyn Artifacts) -> Result<Compiled, DeviceError>;
 
-    /// Makes an artifact ready to launch.
+    /// Makes an artifact ready to launch. Several threads may load at once, also while another
+    /// writes memory and runs programs.
     ///
     /// # Errors
     /// [`DeviceError::WrongTarget`] for another architecture's artifact.
-    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError>;
+    fn load(&self, artifact: &Artifact) -> Result<CodeId, DeviceError>;
 
     /// Gives code or a prepared program back.
     ///
     /// # Errors
     /// [`DeviceError::Stale`] for an id that is not alive.
-    fn release(&mut self, held: Held) -> Result<(), DeviceError>;
+    fn release(&self, held: Held) -> Result<(), DeviceError>;
 }
 
 /// Work.
@@ -152,7 +187,7 @@ pub struct Device {
     /// Buffers.
     pub memory: Box<dyn Memory>,
     /// Code.
-    pub compiler: Box<dyn Compiler>,
+    pub compiler: Arc<dyn Compiler>,
     /// Work.
     pub queue: Box<dyn Queue>,
     /// What it does better than generated code.

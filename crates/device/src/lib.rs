@@ -11,7 +11,8 @@ pub mod step;
 pub use artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, Found, NoArtifacts};
 pub use claim::{Claim, Layout, Offer, OfferArg, OfferWord, Site};
 pub use contract::{
-    BufferId, CodeId, Compiler, Device, Driver, Held, Memory, PreparedId, Queue, Signature, Ticket,
+    BufferId, CodeId, Compiler, Device, Driver, Held, HostMemory, Memory, PreparedId, Queue,
+    Signature, Ticket,
 };
 pub use error::DeviceError;
 pub use step::{Span, Step, Word};

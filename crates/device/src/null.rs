@@ -4,6 +4,8 @@
 //! A backend is started from this file.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use calor_kernel::Unit;
@@ -31,14 +33,14 @@ impl Driver for NullDriver {
     }
 
     fn open(&self, _ordinal: usize) -> Result<Device, DeviceError> {
-        let lens = std::sync::Arc::new(std::sync::Mutex::new(HashMap::new()));
+        let lens = Arc::new(Mutex::new(HashMap::new()));
         Ok(Device {
             memory: Box::new(NullMemory {
                 lens: lens.clone(),
                 next: 0,
                 left_bytes: self.memory_bytes,
             }),
-            compiler: Box::new(NullCompiler::default()),
+            compiler: Arc::new(NullCompiler::default()),
             queue: Box::new(NullQueue { lens, prepared_count: 0, run_count: 0 }),
             claims: self.claims,
             signature: Signature {
@@ -55,7 +57,7 @@ impl Driver for NullDriver {
 
 const ARCH: &str = "null";
 
-type Lens = std::sync::Arc<std::sync::Mutex<HashMap<BufferId, u64>>>;
+type Lens = Arc<Mutex<HashMap<BufferId, u64>>>;
 
 struct NullMemory {
     lens: Lens,
@@ -64,7 +66,7 @@ struct NullMemory {
 }
 
 fn len_of(lens: &Lens, buffer: BufferId) -> Result<u64, DeviceError> {
-    let lens = lens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let lens = lens.lock().unwrap_or_else(PoisonError::into_inner);
     lens.get(&buffer).copied().ok_or(DeviceError::Stale { what: "buffer" })
 }
 
@@ -87,12 +89,12 @@ impl Memory for NullMemory {
         self.left_bytes -= bytes;
         let id = BufferId { index: self.next, generation: 0 };
         self.next += 1;
-        self.lens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id, bytes);
+        self.lens.lock().unwrap_or_else(PoisonError::into_inner).insert(id, bytes);
         Ok(id)
     }
 
     fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
-        let mut lens = self.lens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lens = self.lens.lock().unwrap_or_else(PoisonError::into_inner);
         self.left_bytes += lens.remove(&buffer).ok_or(DeviceError::Stale { what: "buffer" })?;
         Ok(())
     }
@@ -110,7 +112,7 @@ impl Memory for NullMemory {
 
 #[derive(Default)]
 struct NullCompiler {
-    next: u32,
+    next: AtomicU32,
 }
 
 impl Compiler for NullCompiler {
@@ -133,18 +135,18 @@ impl Compiler for NullCompiler {
         Ok(Compiled { artifact, key: Some(key), found })
     }
 
-    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
+    fn load(&self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
         if artifact.target != ARCH {
             return Err(DeviceError::WrongTarget {
                 wanted: ARCH.into(),
                 found: artifact.target.clone(),
             });
         }
-        self.next += 1;
-        Ok(CodeId { index: self.next - 1, generation: 0 })
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        Ok(CodeId { index, generation: 0 })
     }
 
-    fn release(&mut self, _held: Held) -> Result<(), DeviceError> {
+    fn release(&self, _held: Held) -> Result<(), DeviceError> {
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ mod weights;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use calor_device::{Artifacts, CodeId, Device, NoArtifacts, PreparedId};
+use calor_device::{Artifacts, CodeId, Device, HostMemory, NoArtifacts, PreparedId};
 use calor_ir::CheckedGraph;
 use calor_kernel::Digest;
 use calor_telemetry::clock::Stopwatch;
@@ -28,8 +28,7 @@ use crate::kernel::KernelHandle;
 use crate::plan::{BufferKind, Capabilities, Choices, Place, Plan, PlanSpan, plan};
 use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
-use codes::Codes;
-use codes::on_threads;
+use codes::{Codes, on_threads};
 use memory::{ALIGN_BYTES, Binding, Boundary, Channel, LIVE_BYTES, Lane};
 use prepare::device_step;
 use weights::Shared;
@@ -152,6 +151,8 @@ pub(crate) struct Engine {
     quota_bytes: u64,
     /// What is written in front of a run, put together.
     written: Vec<u8>,
+    /// What weights are read into; there while programs are added.
+    host: Vec<Box<dyn HostMemory>>,
 }
 
 impl Engine {
@@ -181,6 +182,7 @@ impl Engine {
             pool,
             quota_bytes,
             written: Vec::new(),
+            host: Vec::new(),
         }
     }
 
@@ -262,6 +264,7 @@ impl Engine {
                 }
             }
         }
+        self.host.clear();
         self.times.plans_ns += plans_ns;
         self.times.code_ns += code_ns - plans_ns;
         self.times.memory_ns += memory_ns - code_ns;

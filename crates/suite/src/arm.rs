@@ -119,7 +119,7 @@ impl Request {
     ///
     /// # Errors
     /// When the suite cannot be read or run, or nothing can be written.
-    pub fn run(&self, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+    pub fn run(&self, out: &mut dyn Write) -> Result<bool, Box<dyn Error + Send + Sync>> {
         let program = std::env::current_exe()?;
         let libraries = self.libraries.as_deref().unwrap_or(Path::new("."));
         let words = [

@@ -44,6 +44,7 @@ pub struct Encoder {
 pub const ENCODERS: &[Encoder] = &[
     bert("large 1x32", 24, 1024, 1, 32),
     bert("large 1x512", 24, 1024, 1, 512),
+    bert("large 32x257", 24, 1024, 32, 257),
     bert("large 32x512", 24, 1024, 32, 512),
     in_fp8(bert("large 32x512 fp8", 24, 1024, 32, 512)),
     bert("base 1x32", 12, 768, 1, 32),

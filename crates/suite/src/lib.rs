@@ -8,6 +8,7 @@ pub mod bench;
 mod decoder;
 pub mod first;
 mod golden;
+pub mod growth;
 mod large;
 mod nf4;
 mod outside;
@@ -17,6 +18,7 @@ pub mod parts;
 pub mod pipeline;
 pub mod requests;
 mod rows;
+pub mod soak;
 pub mod weights;
 
 pub use baked::check_baked_values;

@@ -8,7 +8,9 @@
 //! says which steps take the time.
 //! `--pipeline` measures the pipeline of twelve models at published size; `--soak COUNT` sends so
 //! many requests through it, and `--requests COUNT` through MiniLM alone; `--first COUNT` starts
-//! that many processes and compares their first calls with later ones. `--models DIR` says where
+//! that many processes and compares their first calls with later ones; `--by-models` measures
+//! pipelines of one model and more, and `--idle COUNT` what comes after so many pauses of a minute.
+//! `--models DIR` says where
 //! its seeded checkpoints are, which are made where they are not there, `--parity FILE` writes
 //! their vectors for `bench/baselines/parity.py`, `--tiny` takes tiny ones, and `--memory BYTES`
 //! bounds its memory.
@@ -25,28 +27,31 @@
 //! `crates/suite/outside/check.sh`, which says what `--plant` is.
 #![forbid(unsafe_code)]
 
+mod arguments;
+
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use arguments::{Arguments, arguments};
 use calor_device::{Claim, Driver, Signature};
 use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::arm::{self, Request};
-use calor_suite::first;
 use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::requests::{against_oracle, requests};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
 use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
-use calor_suite::{parts, sealed_runs, weights};
+use calor_suite::{first, growth};
+use calor_suite::{parts, sealed_runs, soak, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -56,101 +61,24 @@ const KNOWN: &[Known] = &[Known { op: "sort", case: None, why: "nothing here sor
 /// The checkpoint of MiniLM's size among those of a pipeline.
 const MINILM: &str = "all-MiniLM-L6-v2";
 
-/// Checks at once where nothing is said: most of a check is the oracle's work on one thread.
-const JOBS_MAX: usize = 12;
+/// A pause after which clocks and caches of a machine are those of an idle one.
+const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the command line says.
-#[derive(Default)]
-struct Arguments {
-    golden: PathBuf,
-    cache: PathBuf,
-    bench: bool,
-    pipeline: bool,
-    parity: Option<PathBuf>,
-    soak: Option<usize>,
-    requests: Option<usize>,
-    first: Option<usize>,
-    once: bool,
-    models: PathBuf,
-    tiny: bool,
-    memory_bytes: Option<u64>,
-    precision: Option<String>,
-    parts: bool,
-    json: Option<PathBuf>,
-    revision: String,
-    steps: bool,
-    sealed: bool,
-    plant: bool,
-    jobs: usize,
-    eager: bool,
-    without_library: bool,
-    without_hopper: bool,
-    without_fp8: bool,
-    libraries: Vec<PathBuf>,
-    weights: Option<PathBuf>,
-    make: bool,
-    arm: Option<String>,
-    samples: usize,
-    suite: Option<PathBuf>,
-    output: PathBuf,
-    python: String,
-    names: Vec<String>,
-}
-
-fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let mut found = Arguments {
-        golden: "golden".into(),
-        cache: std::env::temp_dir().join("calor-suite-cache"),
-        samples: 50,
-        output: "package".into(),
-        python: "python3".into(),
-        models: std::env::temp_dir().join("calor-suite-models"),
-        jobs: std::thread::available_parallelism().map_or(1, usize::from).min(JOBS_MAX),
-        ..Arguments::default()
-    };
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        let mut next = || words.next().ok_or(format!("{word} needs a value"));
-        match word.as_str() {
-            "--golden" => found.golden = next()?.into(),
-            "--json" => found.json = Some(next()?.into()),
-            "--revision" => found.revision = next()?,
-            "--cache-dir" => found.cache = next()?.into(),
-            "--libraries" => found.libraries.push(next()?.into()),
-            "--pipeline" => found.pipeline = true,
-            "--parity" => found.parity = Some(next()?.into()),
-            "--soak" => found.soak = Some(next()?.parse()?),
-            "--requests" => found.requests = Some(next()?.parse()?),
-            "--first" => found.first = Some(next()?.parse()?),
-            "--once" => found.once = true,
-            "--models" => found.models = next()?.into(),
-            "--tiny" => found.tiny = true,
-            "--memory" => found.memory_bytes = Some(next()?.parse()?),
-            "--precision" => found.precision = Some(next()?),
-            "--weights" => found.weights = Some(next()?.into()),
-            "--make" => found.make = true,
-            "--arm" => found.arm = Some(next()?),
-            "--samples" => found.samples = next()?.parse()?,
-            "--run-suite" => found.suite = Some(next()?.into()),
-            "--output" => found.output = next()?.into(),
-            "--python" => found.python = next()?,
-            "--steps" => found.steps = true,
-            "--sealed" => found.sealed = true,
-            "--plant" => found.plant = true,
-            "--bench" => found.bench = true,
-            "--parts" => found.parts = true,
-            "--jobs" => found.jobs = next()?.parse()?,
-            "--eager" => found.eager = true,
-            "--without-library" => found.without_library = true,
-            "--without-hopper" => found.without_hopper = true,
-            "--without-fp8" => found.without_fp8 = true,
-            name => found.names.push(name.to_owned()),
+fn main() -> ExitCode {
+    work().unwrap_or_else(|err| {
+        let mut words = err.to_string();
+        let mut cause = err.source();
+        while let Some(err) = cause {
+            words = format!("{words}: {err}");
+            cause = err.source();
         }
-    }
-    Ok(found)
+        // The exit code says it too where the line cannot be written.
+        let _ = writeln!(std::io::stderr(), "error: {words}");
+        ExitCode::FAILURE
+    })
 }
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let arguments = arguments()?;
     let mut out = std::io::stdout();
     if let Some(request) = suite_request(&arguments) {
@@ -184,18 +112,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
     let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
     if let Some(count) = arguments.first.filter(|_| !arguments.once) {
-        let mut record: Box<dyn Write> = match &arguments.json {
-            Some(path) => Box::new(File::create(path)?),
-            None => Box::new(std::io::sink()),
-        };
-        let device = driver.open(0)?;
-        writeln!(record, "{}", head(&device.signature, &arguments)?)?;
-        drop(device);
+        let mut record = record(&driver, &arguments)?;
         let own: Vec<String> = std::env::args().skip(1).collect();
-        first::first_calls(count, &own, &mut out, &mut *record).map_err(|err| err.to_string())?;
+        first::first_calls(count, &own, &mut out, &mut *record)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let on_files = arguments.once || arguments.soak.or(arguments.requests).is_some();
+    let on_files = arguments.once || arguments.by_models;
+    let on_files = on_files || arguments.soak.or(arguments.requests).or(arguments.idle).is_some();
     if arguments.pipeline || arguments.parity.is_some() || on_files {
         pipeline_runs(&driver, profile.as_ref(), &arguments, &mut out)?;
         return Ok(ExitCode::SUCCESS);
@@ -238,7 +161,7 @@ fn measures(
     profile: Option<&CudaProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
-) -> Result<bool, Box<dyn Error>> {
+) -> Result<bool, Box<dyn Error + Send + Sync>> {
     if let Some(profile) = profile {
         bench::steps(driver, profile, &arguments.names, out)?;
     } else if arguments.parts {
@@ -270,7 +193,7 @@ fn pipeline_runs(
     profile: Option<&CudaProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let precision = arguments.precision.as_deref().unwrap_or("bf16");
     let precision = InferencePrecision::ALL.into_iter().find(|it| it.word() == precision);
     let files = PipelineFiles {
@@ -282,38 +205,69 @@ fn pipeline_runs(
         profile: if arguments.tiny { Profile::Random } else { Profile::Full },
     };
     let watch = Stopwatch::start();
-    files.make().map_err(|err| err.to_string())?;
+    files.make()?;
     writeln!(out, "files in {:.1} s", watch.elapsed_ns() as f64 / 1e9)?;
     if let Some(path) = &arguments.parity {
         let (models, names, precision) = (&files.models, &arguments.names, files.precision);
         let mut lines = File::create(path)?;
-        parity::record(driver, models, names, precision, &mut lines)
-            .map_err(|err| err.to_string())?;
+        parity::record(driver, models, names, precision, &mut lines)?;
     }
     if arguments.once {
-        first::once(driver, &files, out).map_err(|err| err.to_string())?;
+        first::once(driver, &files, out)?;
     }
+    let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
     if let Some(count) = arguments.requests {
-        let exact = CudaDriver::new(CudaOptions { eager: true, ..driver.options().clone() });
         let dir = files.models.join(MINILM);
-        requests(driver, &exact, &dir, &files.cache, count, out).map_err(|err| err.to_string())?;
+        requests(driver, &exact, &dir, &files.cache, count, out)?;
     }
     if let Some(count) = arguments.soak {
-        pipeline::soak(driver, &files, count, out).map_err(|err| err.to_string())?;
+        soak::soak(driver, &exact, &files, count, out)?;
     }
     if let Some(profile) = profile.filter(|_| arguments.pipeline) {
-        pipeline::steps(driver, profile, &files, out).map_err(|err| err.to_string())?;
-    } else if arguments.pipeline {
-        let mut record: Box<dyn Write> = match &arguments.json {
-            Some(path) => Box::new(File::create(path)?),
-            None => Box::new(std::io::sink()),
-        };
-        let device = driver.open(0)?;
-        writeln!(record, "{}", head(&device.signature, arguments)?)?;
-        drop(device);
-        pipeline::measure(driver, &files, out, &mut *record).map_err(|err| err.to_string())?;
+        pipeline::steps(driver, profile, &files, out)?;
+        return Ok(());
+    }
+    let (by_models, idle) = (arguments.by_models, arguments.idle);
+    if arguments.pipeline || by_models || idle.is_some() {
+        let mut record = record(driver, arguments)?;
+        let measured = pipeline_record(driver, &files, arguments, out, &mut *record);
+        measured?;
     }
     Ok(())
+}
+
+/// What goes into one record.
+fn pipeline_record(
+    driver: &CudaDriver,
+    files: &PipelineFiles,
+    arguments: &Arguments,
+    out: &mut dyn Write,
+    record: &mut dyn Write,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    if arguments.pipeline {
+        pipeline::measure(driver, files, out, record)?;
+    }
+    if arguments.by_models {
+        growth::by_models(driver, files, out, record)?;
+    }
+    match arguments.idle {
+        Some(pauses) => growth::after_idle(driver, files, (pauses, MINUTE), out, record),
+        None => Ok(()),
+    }
+}
+
+/// The file that the command line names, with the first line of a record.
+fn record(
+    driver: &CudaDriver,
+    arguments: &Arguments,
+) -> Result<Box<dyn Write>, Box<dyn Error + Send + Sync>> {
+    let mut record: Box<dyn Write> = match &arguments.json {
+        Some(path) => Box::new(File::create(path)?),
+        None => Box::new(std::io::sink()),
+    };
+    let device = driver.open(0)?;
+    writeln!(record, "{}", head(&device.signature, arguments)?)?;
+    Ok(record)
 }
 
 /// What was measured on what: the first line of a record.

@@ -16,7 +16,7 @@ use calor_embed::input::InputLimits;
 use calor_embed::profile::PUBLISHED;
 use calor_embed::tokenizer::LongTokens;
 use calor_embed::{
-    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, PipelineOutput, Profile,
+    InferencePrecision, ModelId, ModelInput, PipelineCore, PipelineOptions, Profile,
 };
 use calor_runtime::Build;
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
@@ -29,7 +29,7 @@ use serde_json::{Value as Json, json};
 use crate::bench;
 
 /// Seconds since the epoch, as the temporal models see them.
-const NOW_S: i64 = 1_714_564_800;
+pub(crate) const NOW_S: i64 = 1_714_564_800;
 /// Counters that a sealed pipeline leaves alone.
 pub(crate) const BUILDING: [Plain; 5] =
     [Plain::Plans, Plain::Compiles, Plain::Loads, Plain::Allocations, Plain::Preparations];
@@ -89,13 +89,13 @@ impl PipelineFiles {
         })
     }
 
-    fn options(&self) -> PipelineOptions {
+    fn options(&self, models: Vec<ModelId>) -> PipelineOptions {
         let path = |name: &str| self.models.join(name);
         let checkpoints: HashMap<String, PathBuf> =
             PUBLISHED.iter().map(|it| (it.name.into(), path(it.name))).collect();
         PipelineOptions {
             profile: self.profile,
-            models: ModelId::iter().collect(),
+            models,
             checkpoints,
             fusion_file: path("fusion.safetensors"),
             projection_file: Some(path("projection-sparse.safetensors")),
@@ -115,6 +115,14 @@ impl PipelineFiles {
     /// # Errors
     /// What opening and warming say.
     pub fn warm(&self, driver: &dyn Driver) -> Outcome<(PipelineCore, Json)> {
+        self.warm_with(driver, ModelId::iter().collect())
+    }
+
+    pub(crate) fn warm_with(
+        &self,
+        driver: &dyn Driver,
+        models: Vec<ModelId>,
+    ) -> Outcome<(PipelineCore, Json)> {
         let watch = Stopwatch::start();
         let counters = Arc::new(Counters::new());
         let options = StoreOptions {
@@ -129,10 +137,10 @@ impl PipelineFiles {
         let open_ns = watch.elapsed_ns();
         let log = Arc::new(Log::default());
         let build = Build::new(device, self.quota_bytes, counters.clone(), log.clone());
-        let core = PipelineCore::open(build.with_artifacts(store), self.options())?;
+        let core = PipelineCore::open(build.with_artifacts(store), self.options(models))?;
         let files_ns = watch.elapsed_ns() - open_ns;
         let (core, report) = core.warm()?;
-        let memory = core.programs().memory();
+        let (memory, weights) = (core.programs().memory(), core.programs().weights());
         let done = counters.snapshot();
         let about = json!({
             "what": "ready", "wall_ns": watch.elapsed_ns(), "device_ns": open_ns,
@@ -141,7 +149,8 @@ impl PipelineFiles {
             "memory_ns": report.build.memory_ns, "weights_ns": report.build.weights_ns,
             "prepare_ns": report.build.prepare_ns, "check_ns": report.check_ns,
             "programs": report.program_count, "steps": report.step_count,
-            "loads_ns": loads_ns(&log),
+            "loads_ns": loads_ns(&log), "weights_read_bytes": weights.read_bytes,
+            "weights_waited_ns": weights.waited_ns, "weights_written_ns": weights.written_ns,
             "compiles": done.get(Plain::Compiles), "loads": done.get(Plain::Loads),
             "weights_bytes": memory.weights_bytes, "arena_bytes": memory.arena_bytes,
             "boundary_bytes": memory.boundary_bytes,
@@ -181,7 +190,7 @@ impl Texts {
     }
 
     /// A text of `words` words.
-    fn text(&mut self, words: usize) -> Outcome<ModelInput> {
+    pub(crate) fn text(&mut self, words: usize) -> Outcome<ModelInput> {
         const WORDS: [&str; 24] = [
             "the", "river", "heat", "of", "a", "machine", "and", "its", "memory", "is", "never",
             "cold", "water", "under", "light", "stone", "in", "winter", "people", "walk", "to",
@@ -197,17 +206,20 @@ impl Texts {
     }
 }
 
-/// Words of a text that has about so many tokens for E1.
+/// Words of a text that has about so many tokens for the first tower.
 pub(crate) fn words_for(core: &PipelineCore, tokens: usize) -> Outcome<usize> {
-    let mut texts = Texts { seed: 1 };
-    for words in 1..=tokens {
-        let input = texts.text(words)?;
+    let (mut few, mut enough) = (1, tokens);
+    while few < enough {
+        let words = few.midpoint(enough);
+        let input = Texts { seed: 1 }.text(words)?;
         let counts = core.prepare_batch(&[input], NOW_S).token_counts();
         if tokens <= counts.first().copied().unwrap_or(0) {
-            return Ok(words);
+            enough = words;
+        } else {
+            few = words + 1;
         }
     }
-    Ok(tokens)
+    Ok(enough)
 }
 
 /// Samples of one size: preparing and running apart, in nanoseconds.
@@ -234,9 +246,15 @@ pub(crate) fn sample(
         let outputs = core.run_batch(prepared)?;
         samples.run_ns.push(watch.elapsed_ns());
         for output in outputs {
-            let fused = output?.fused.ok_or("a text without a fused vector")?;
-            if !fused.vector.iter().any(|it| *it != 0.0) {
-                return Err("a fused vector of zeros".into());
+            let output = output?;
+            // With some of the models there is nothing to fuse; then the first one's slot counts.
+            let first = core.loaded().next().and_then(|it| output.embeddings.get(it));
+            let vector = match &output.fused {
+                Some(fused) => &fused.vector[..],
+                None => first.map_or(&[][..], |it| &it.vector),
+            };
+            if !vector.iter().any(|it| *it != 0.0) {
+                return Err("a vector of zeros".into());
             }
         }
     }
@@ -244,7 +262,7 @@ pub(crate) fn sample(
 }
 
 /// The middle of some samples, without the first of them.
-fn median(samples: &[u64], skip: usize) -> u64 {
+pub(crate) fn median(samples: &[u64], skip: usize) -> u64 {
     let mut later: Vec<u64> = samples.iter().skip(skip).copied().collect();
     later.sort_unstable();
     later.get(later.len() / 2).copied().unwrap_or(0)
@@ -378,69 +396,6 @@ fn write_ready(out: &mut dyn Write, ready: &Json) -> std::io::Result<()> {
         ready["arena_bytes"],
         ready["loads_ns"],
     )
-}
-
-/// Sends `count` requests of random length through a warm pipeline: nothing may be built, and
-/// memory stays as it was. Every `count / 100`th result is compared with the same text alone.
-///
-/// # Errors
-/// When something is built, memory grows, or results differ.
-pub fn soak(
-    driver: &dyn Driver,
-    files: &PipelineFiles,
-    count: usize,
-    out: &mut dyn Write,
-) -> Outcome<()> {
-    let (mut core, _) = files.warm(driver)?;
-    let mut texts = Texts { seed: 11 };
-    let before = core.programs().counters().snapshot();
-    let memory = core.programs().memory();
-    let resident = resident_bytes();
-    let watch = Stopwatch::start();
-    let (mut done, mut batches, mut compared, mut worst) = (0, 0_u64, 0, 1.0_f64);
-    while done < count {
-        let items = 1 + (texts.number() % 48) as usize;
-        let items = items.min(count - done);
-        let mut inputs = Vec::with_capacity(items);
-        for _ in 0..items {
-            let words = 1 + (texts.number() % 96) as usize;
-            inputs.push(texts.text(words)?);
-        }
-        let outputs = core.embed_batch(&inputs, NOW_S)?;
-        let outputs: Vec<PipelineOutput> = outputs.into_iter().collect::<Result<_, _>>()?;
-        if compared * (count / 100).max(1) <= done {
-            let alone = core.embed_batch(&inputs[..1], NOW_S)?.remove(0)?;
-            let slots = |it: &PipelineOutput| it.embeddings.as_slice().map(<[f32]>::to_vec);
-            let (a, b) = (slots(&outputs[0]), slots(&alone));
-            let cosine = calor_embed::embedding::cosine(&a.ok_or("slots")?, &b.ok_or("slots")?);
-            worst = worst.min(cosine);
-            compared += 1;
-        }
-        done += items;
-        batches += 1;
-    }
-    let seconds = watch.elapsed_ns() as f64 / 1e9;
-    let change = core.programs().counters().snapshot().since(&before);
-    writeln!(
-        out,
-        "{done} requests in {batches} batches, {seconds:.1} s, {:.0} items/s; {compared} compared \
-         with themselves alone, worst cosine {worst:.6}; resident memory {} to {} MiB",
-        done as f64 / seconds,
-        resident >> 20,
-        resident_bytes() >> 20,
-    )?;
-    for counter in BUILDING {
-        if change.get(counter) != 0 {
-            return Err(format!("{counter:?} after the seal: {}", change.get(counter)).into());
-        }
-    }
-    if core.programs().memory() != memory {
-        return Err("device memory changed".into());
-    }
-    if worst < 0.999 {
-        return Err(format!("a text alone has cosine {worst} to itself among others").into());
-    }
-    Ok(())
 }
 
 /// Bytes of the process in memory, where the system tells.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use calor_device::{Artifact, BufferId, Device, DeviceError, Driver, Held, Span, Step, Word};
+use calor_device::{
+    Artifact, BufferId, Device, DeviceError, Driver, Held, Memory, Span, Step, Word,
+};
 use calor_ir::DType;
 use calor_kernel::{Access, Address, Arg, Instr, InstrOp, Level, LoopProgram, Reg, Store, Unit};
 
@@ -64,6 +66,28 @@ pub fn check_memory(driver: &dyn Driver) {
         other => panic!("an exbibyte is given: {other:?}"),
     }
     ok(memory.read(buffer, 0, &mut out));
+    check_host_memory(&mut **memory);
+}
+
+/// Long and short parts of host memory that the device gave arrive, and the memory is the caller's
+/// again once a write has returned.
+fn check_host_memory(memory: &mut dyn Memory) {
+    const COUNT: usize = 1 << 18;
+    let mut host = ok(memory.host(COUNT));
+    assert_eq!(host.len(), COUNT);
+    let buffer = ok(memory.alloc(4 * COUNT as u64));
+    for round in 0..4_u16 {
+        for first in [3, COUNT - 5] {
+            let values = (0..u16::MAX).cycle();
+            host.iter_mut().zip(values).for_each(|(it, at)| *it = f32::from(at) + f32::from(round));
+            let want: Vec<u8> = host[first..].iter().flat_map(|it| it.to_ne_bytes()).collect();
+            ok(memory.write(buffer, 4 * first as u64, bytemuck::cast_slice(&host[first..])));
+            host.fill(-1.0);
+            let mut out = vec![0; want.len()];
+            ok(memory.read(buffer, 4 * first as u64, &mut out));
+            assert!(out == want, "round {round}: what was written from {first} on comes back");
+        }
+    }
 }
 
 /// Copies, fills, edges, and refusals of spans and stale ids.
@@ -191,7 +215,7 @@ pub fn check_live_words(driver: &dyn Driver) {
 /// # Panics
 /// When the device breaks the contract.
 pub fn check_targets(driver: &dyn Driver) {
-    let mut device = open(driver);
+    let device = open(driver);
     let own = device.signature.arch.clone();
     let unit = Unit::Loop(add_one(4));
     let artifact = ok(device.compiler.compile(&unit, &calor_device::NoArtifacts)).artifact;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use calor_device::{
-    Artifact, Artifacts, BufferId, CodeId, Compiled, Compiler, Device, DeviceError, Held, Memory,
-    PreparedId, Queue, Span, Step, Ticket,
+    Artifact, Artifacts, BufferId, CodeId, Compiled, Compiler, Device, DeviceError, Held,
+    HostMemory, Memory, PreparedId, Queue, Span, Step, Ticket,
 };
 use calor_kernel::Unit;
 use calor_runtime::{KernelKey, Plan, PlanStep};
@@ -43,7 +43,7 @@ impl Doors {
         let Device { memory, compiler, queue, claims, signature } = device;
         Device {
             memory: Box::new(Watched { inner: memory, doors: self.clone() }),
-            compiler: Box::new(Watched { inner: compiler, doors: self.clone() }),
+            compiler: Arc::new(Watched { inner: compiler, doors: self.clone() }),
             queue: Box::new(Watched { inner: queue, doors: self.clone() }),
             claims,
             signature,
@@ -69,12 +69,12 @@ impl Doors {
     }
 }
 
-struct Watched<T: ?Sized> {
+struct Watched<T> {
     doors: Doors,
-    inner: Box<T>,
+    inner: T,
 }
 
-impl Memory for Watched<dyn Memory> {
+impl Memory for Watched<Box<dyn Memory>> {
     fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
         self.doors.pass(Door::Allocate);
         self.inner.alloc(bytes)
@@ -82,6 +82,10 @@ impl Memory for Watched<dyn Memory> {
 
     fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
         self.inner.free(buffer)
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        self.inner.host(count)
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
@@ -94,18 +98,18 @@ impl Memory for Watched<dyn Memory> {
     }
 }
 
-impl Compiler for Watched<dyn Compiler> {
+impl Compiler for Watched<Arc<dyn Compiler>> {
     fn compile(&self, unit: &Unit, kept: &dyn Artifacts) -> Result<Compiled, DeviceError> {
         self.doors.pass(Door::Compile);
         self.inner.compile(unit, kept)
     }
 
-    fn load(&mut self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
+    fn load(&self, artifact: &Artifact) -> Result<CodeId, DeviceError> {
         self.doors.pass(Door::Load);
         self.inner.load(artifact)
     }
 
-    fn release(&mut self, held: Held) -> Result<(), DeviceError> {
+    fn release(&self, held: Held) -> Result<(), DeviceError> {
         if let Held::Prepared(prepared) = held {
             self.doors.pass(Door::Release(prepared));
         }
@@ -113,7 +117,7 @@ impl Compiler for Watched<dyn Compiler> {
     }
 }
 
-impl Queue for Watched<dyn Queue> {
+impl Queue for Watched<Box<dyn Queue>> {
     fn prepare(
         &mut self,
         steps: &[Step],

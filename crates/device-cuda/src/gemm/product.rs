@@ -27,15 +27,6 @@ pub(crate) fn load(shared: &Shared, artifact: &Artifact) -> Result<Product, Devi
     Ok(product)
 }
 
-/// Runs the product of an artifact once on the calling thread, for the sake of the library: it
-/// loads a kernel when that runs first, and several threads wait together. What goes wrong is for
-/// [`load`] to say.
-pub(super) fn run_ahead(shared: &Shared, artifact: &Artifact) {
-    if let Ok(product) = read(shared, artifact) {
-        let _ = product.first_run(shared);
-    }
-}
-
 fn read(shared: &Shared, artifact: &Artifact) -> Result<Product, DeviceError> {
     let damaged = |why: &'static str| DeviceError::Damaged { why };
     if !shared.arch.is(&artifact.target) {
@@ -85,7 +76,7 @@ impl Product {
         drop(state);
         let handle = blas.handle().map_err(lost)?;
         let described = Described::new(shape, &strides, places.c).map_err(lost)?;
-        let stream = shared.stream.raw();
+        let stream = shared.loads.raw();
         let refused = DeviceError::Damaged { why: "the library refuses the algorithm" };
         // SAFETY: the trial memory is large enough, and nothing else uses it.
         unsafe { multiply(handle, &described, shape.adds(), &self.algorithm, &places, stream) }

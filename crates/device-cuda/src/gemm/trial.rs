@@ -110,9 +110,11 @@ pub(super) fn trial_places(
     let block = if let Some(block) = kept {
         block
     } else {
-        let block = Block::new(want).map_err(|err| shared.failed(state, err, want))?;
+        // Giving the one before back waits for the whole device: few steps, each twice as large.
+        let bytes = want.next_power_of_two();
+        let block = Block::new(bytes).map_err(|err| shared.failed(state, err, bytes))?;
         // SAFETY: the block was just made.
-        unsafe { api::fill(block.at, 0, want as usize, shared.stream.raw()) }
+        unsafe { api::fill(block.at, 0, bytes as usize, shared.stream.raw()) }
             .map_err(|err| shared.failed(state, err, 0))?;
         Arc::new(block)
     };

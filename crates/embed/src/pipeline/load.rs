@@ -25,18 +25,22 @@ impl PipelineCore {
     /// [`EmbeddingError::ModelLoadError`] and its kin for the first model that cannot be opened,
     /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
     pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
-        let mut core = Self::unloaded(build, options)?;
+        let mut core = Self::unopened(build, options)?;
         let revision = revision::of(&core.options, core.programs.signature());
         let (lane, options) = (core.lane, &core.options);
-        // Checkpoints do not wait for each other's files and tokenizers.
-        let opened: Vec<EmbeddingResult<NeuralModel>> = std::thread::scope(|scope| {
+        // Checkpoints wait neither for each other's files and tokenizers nor for the fusion's
+        // digest.
+        let (opened, fusion) = std::thread::scope(|scope| {
             let open = |need: Need| scope.spawn(move || NeuralModel::open(lane, need, options));
             let threads: Vec<_> =
                 options.profile.needs(&options.models).into_iter().map(open).collect();
+            let fusion = open_fusion(options, lane);
             let lost = || EmbeddingError::InternalError { place: "opening", source: None };
-            threads.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(lost()))).collect()
+            let opened: EmbeddingResult<Vec<NeuralModel>> =
+                threads.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(lost()))).collect();
+            (opened, fusion)
         });
-        core.neural = opened.into_iter().collect::<EmbeddingResult<_>>()?;
+        (core.neural, core.fusion) = (opened?, fusion?);
         core.loaded = core.options.models.iter().copied().collect();
         core.renew_front();
         core.revision = revision;
@@ -48,12 +52,16 @@ impl PipelineCore {
     /// # Errors
     /// When the fusion's weights cannot be read or made, and
     /// [`EmbeddingError::PrecisionRefused`] for a precision that the device does not run in.
-    pub fn unloaded(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+    pub fn unloaded(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        let mut core = Self::unopened(build, options)?;
+        core.fusion = open_fusion(&core.options, core.lane)?;
+        Ok(core)
+    }
+
+    /// Without any file.
+    fn unopened(mut build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
         options.precision.check_device(&build)?;
         let lane = build.lane();
-        let all = ModelId::iter().all(|it| options.models.contains(&it));
-        let partial = options.missing == MissingModels::AllowPartial;
-        let fusion = (all || partial).then(|| open_fusion(&options, lane)).transpose()?;
         let hdc = HdcEncoder::new(HDC_SEED_DEFAULT, HdcMode::Positional)?;
         let front = PipelineFront::of(&options, Arc::new(hdc));
         Ok(Self {
@@ -64,7 +72,7 @@ impl PipelineCore {
             options,
             neural: Vec::new(),
             loaded: BTreeSet::new(),
-            fusion,
+            fusion: None,
             front: Arc::new(front),
             revision: None,
         })
@@ -163,7 +171,12 @@ impl PipelineCore {
     }
 }
 
-fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseMoE> {
+/// The fusion, where something can be fused.
+fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<Option<FuseMoE>> {
+    let all = ModelId::iter().all(|it| options.models.contains(&it));
+    if !all && options.missing != MissingModels::AllowPartial {
+        return Ok(None);
+    }
     let config = options.profile.fusion();
     let path = &options.fusion_file;
     if !path.is_file() {
@@ -173,5 +186,5 @@ fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseM
         }
         config.save_seeded(FUSION_SEED_DEFAULT, path)?;
     }
-    FuseMoE::open(config, options.precision, path, lane)
+    FuseMoE::open(config, options.precision, path, lane).map(Some)
 }

@@ -111,9 +111,24 @@ impl Codes {
 /// What compiling one unit gave, and how long it took.
 type Made = (Result<Compiled, DeviceError>, u64);
 
+/// What loading code gave, and how long it took.
+type Loading = (Result<CodeId, DeviceError>, u64);
+
+/// Loads code. Of code for another target the device does not even see the bytes.
+fn load(compiler: &dyn Compiler, arch: &str, compiled: &Compiled) -> Loading {
+    let target = &compiled.artifact.target;
+    if arch != target {
+        let (wanted, found) = (arch.to_owned(), target.clone());
+        return (Err(DeviceError::WrongTarget { wanted, found }), 0);
+    }
+    let watch = Stopwatch::start();
+    let loaded = compiler.load(&compiled.artifact);
+    (loaded, watch.elapsed_ns())
+}
+
 impl Engine {
-    /// Loaded code for each unit. What is not there is compiled, on several threads where that
-    /// pays, and loaded in order.
+    /// Loaded code for each unit. What is not there is compiled and loaded, on several threads
+    /// where that pays.
     pub(crate) fn codes_of<'a>(
         &mut self,
         units: impl IntoIterator<Item = &'a Unit>,
@@ -131,14 +146,27 @@ impl Engine {
         }
         let units: Vec<&Unit> = missing.iter().map(|it| it.1).collect();
         let made = compile_all(&*self.device.compiler, &*self.artifacts, &units);
+        let mut fresh = Vec::with_capacity(missing.len());
         for ((key, unit), (compiled, wall_ns)) in missing.into_iter().zip(made) {
             let label = Label::of(&unit.label());
             let compiled = self.compiled(label, compiled?, wall_ns);
-            let (id, size_bytes) = self.loaded(label, unit, compiled)?;
-            self.codes.insert(key, unit.clone(), id, size_bytes);
-            self.count_code(CacheCount::Inserts);
-            self.counters.add(USAGE, size_bytes);
+            fresh.push((key, unit, label, compiled));
         }
+        let (compiler, arch) = (&*self.device.compiler, &*self.device.signature.arch);
+        let loadings = on_threads(&fresh, |it| load(compiler, arch, &it.3));
+        let mut outcome = Ok(());
+        // All are taken in before a failure is told, so that nothing is loaded and forgotten.
+        for ((key, unit, label, compiled), loading) in fresh.into_iter().zip(loadings) {
+            match self.loaded(label, unit, compiled, loading) {
+                Ok((id, size_bytes)) => {
+                    self.codes.insert(key, unit.clone(), id, size_bytes);
+                    self.count_code(CacheCount::Inserts);
+                    self.counters.add(USAGE, size_bytes);
+                }
+                Err(err) => outcome = outcome.and(Err(err)),
+            }
+        }
+        outcome?;
         let found = keys.iter().map(|it| self.codes.handle(*it));
         Ok(found.collect::<Option<Vec<_>>>().expect("every unit was there or was made"))
     }
@@ -164,8 +192,9 @@ impl Engine {
         label: Label,
         unit: &Unit,
         compiled: Compiled,
+        loading: Loading,
     ) -> Result<(CodeId, u64), RuntimeError> {
-        let refused = match self.load_once(label, &compiled) {
+        let refused = match self.counted(label, &compiled, loading) {
             Ok(loaded) => return Ok(loaded),
             Err(err) => err,
         };
@@ -181,7 +210,8 @@ impl Engine {
         let watch = Stopwatch::start();
         let compiled = self.device.compiler.compile(unit, &*self.artifacts)?;
         let compiled = self.compiled(label, compiled, watch.elapsed_ns());
-        self.load_once(label, &compiled).map_err(|err| {
+        let loading = load(&*self.device.compiler, &self.device.signature.arch, &compiled);
+        self.counted(label, &compiled, loading).map_err(|err| {
             if let Some(key) = &compiled.key {
                 self.artifacts.reject(key, &err);
             }
@@ -189,22 +219,16 @@ impl Engine {
         })
     }
 
-    fn load_once(
-        &mut self,
+    fn counted(
+        &self,
         kernel: Label,
         compiled: &Compiled,
+        (loaded, wall_ns): Loading,
     ) -> Result<(CodeId, u64), DeviceError> {
-        let watch = Stopwatch::start();
-        let (wanted, found) = (&self.device.signature.arch, &compiled.artifact.target);
-        if wanted != found {
-            // The device would refuse it as well. Here it does not even see the bytes.
-            let (wanted, found) = (wanted.clone(), found.clone());
-            return Err(DeviceError::WrongTarget { wanted, found });
-        }
-        let code = self.device.compiler.load(&compiled.artifact)?;
+        let code = loaded?;
         self.counters.increment(Plain::Loads);
         let code_bytes = compiled.artifact.bytes.len() as u64;
-        let (device, wall_ns) = (self.device_label, watch.elapsed_ns());
+        let device = self.device_label;
         self.recorder.record(Event::ModuleLoaded { kernel, device, code_bytes, wall_ns });
         Ok((code, code_bytes))
     }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use calor_device::{BufferId, CodeId, Held, PreparedId, Span, Step, Ticket};
+use calor_device::{BufferId, CodeId, Held, HostMemory, PreparedId, Span, Step, Ticket};
 use calor_kernel::Digest;
 use calor_telemetry::Stopwatch;
 use calor_telemetry::event::Memory as Purpose;
@@ -178,7 +178,10 @@ impl Engine {
         let prover = held.as_ref().map(KernelHandle::code);
         let targets = self.targets(&work, &spans, prover.is_some(), temporary)?;
         let mut course = Course { plan, codes, work: &work, source, spans, targets, prover };
-        let window = Window::default();
+        while self.host.len() < reader::ahead_max(work.jobs.len()) {
+            self.host.push(self.device.memory.host(reader::JOB_LEN)?);
+        }
+        let window = Window::new(std::mem::take(&mut self.host));
         std::thread::scope(|scope| {
             let _ending = Ending(&window);
             if let Some(source) = source {
@@ -189,6 +192,7 @@ impl Engine {
             let mut batches = work.batches.iter();
             batches.try_for_each(|it| self.batch(it, &mut course, &window, temporary))
         })?;
+        self.host = window.into_spare();
         if let Some(last) = temporary.last {
             self.device.queue.wait(last, DEADLINE)?;
         }
@@ -369,7 +373,7 @@ impl Course<'_> {
 
     /// Keeps what readers found out about a job, and checks weights that are complete. The job's
     /// memory comes back.
-    fn note(&mut self, job: &Job, filled: Filled) -> Result<Vec<f32>, RuntimeError> {
+    fn note(&mut self, job: &Job, filled: Filled) -> Result<Box<dyn HostMemory>, RuntimeError> {
         for ((piece, parts), sums) in job.iter().zip(filled.parts).zip(filled.sums) {
             let target = &mut self.targets[piece.load];
             target.parts.extend(parts);

@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use calor_device::HostMemory;
 use calor_kernel::Digest;
 
 use super::proof::{self, Sums};
 use super::schedule::ALIGN_BYTES;
 use crate::source::{PART_LEN, SourceError, WeightSource};
 
-/// Elements of a job.
-const JOB_LEN: usize = 2 << 20;
+/// Elements of a job: long enough that the bus is busy, and short, as memory that a device reads
+/// takes half a millisecond a MiB to come by.
+pub(super) const JOB_LEN: usize = 1 << 20;
 const _: () = assert!(JOB_LEN.is_multiple_of(PART_LEN), "a part lies in one job");
 /// Elements between which pieces of a job begin: as buffers in the hall do.
 const ALIGN_LEN: usize = ALIGN_BYTES as usize / 4;
@@ -67,10 +69,9 @@ pub(super) fn jobs(loads: &[Load<'_>], first: usize) -> Vec<Job> {
 }
 
 /// A job that was read.
-#[derive(Debug, Default)]
 pub(super) struct Filled {
     /// The job's memory.
-    pub(super) elements: Vec<f32>,
+    pub(super) elements: Box<dyn HostMemory>,
     /// For each piece, digests of its parts where the source has something to compare them with.
     pub(super) parts: Vec<Vec<Option<Digest>>>,
     /// For each piece, the sums of its rows where they are wanted.
@@ -104,11 +105,32 @@ struct State {
     /// Jobs that the loader has taken.
     taken: usize,
     ready: BTreeMap<usize, Result<Filled, Unread>>,
-    spare: Vec<Vec<f32>>,
+    spare: Vec<Box<dyn HostMemory>>,
     ended: bool,
 }
 
+/// Threads that read so many jobs.
+fn thread_count(job_count: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.min(THREADS_MAX).min(job_count)
+}
+
+/// Jobs of so many that are read or wait at a time: each has memory of its own.
+pub(super) fn ahead_max(job_count: usize) -> usize {
+    (thread_count(job_count) + AHEAD).min(job_count)
+}
+
 impl Window {
+    /// With memory for the jobs that are ahead.
+    pub(super) fn new(spare: Vec<Box<dyn HostMemory>>) -> Self {
+        Self { state: Mutex::new(State { spare, ..State::default() }), changed: Condvar::new() }
+    }
+
+    /// The memory that came back.
+    pub(super) fn into_spare(self) -> Vec<Box<dyn HostMemory>> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).spare
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -118,16 +140,18 @@ impl Window {
     }
 
     /// The next job's number and memory; none when nothing is left to read.
-    fn claim(&self, job_count: usize, ahead_max: usize) -> Option<(usize, Vec<f32>)> {
+    fn claim(&self, job_count: usize) -> Option<(usize, Box<dyn HostMemory>)> {
         let mut state = self.state();
-        while !state.ended && state.given < job_count && state.taken + ahead_max <= state.given {
+        loop {
+            if state.ended || job_count <= state.given {
+                return None;
+            }
+            if let Some(elements) = state.spare.pop() {
+                state.given += 1;
+                return Some((state.given - 1, elements));
+            }
             state = self.wait(state);
         }
-        if state.ended || job_count <= state.given {
-            return None;
-        }
-        state.given += 1;
-        Some((state.given - 1, state.spare.pop().unwrap_or_default()))
     }
 
     fn hand_over(&self, number: usize, filled: Result<Filled, Unread>) {
@@ -153,8 +177,9 @@ impl Window {
     }
 
     /// Takes a job's memory back for another one.
-    pub(super) fn give_back(&self, elements: Vec<f32>) {
+    pub(super) fn give_back(&self, elements: Box<dyn HostMemory>) {
         self.state().spare.push(elements);
+        self.changed.notify_all();
     }
 }
 
@@ -174,12 +199,10 @@ impl<'a> Reading<'a> {
     where
         'a: 's,
     {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = processors.min(THREADS_MAX).min(self.jobs.len());
-        for _ in 0..count {
+        for _ in 0..thread_count(self.jobs.len()) {
             scope.spawn(move || {
                 let ending = Ending(window);
-                while let Some((number, elements)) = window.claim(self.jobs.len(), count + AHEAD) {
+                while let Some((number, elements)) = window.claim(self.jobs.len()) {
                     window.hand_over(number, self.fill(&self.jobs[number], elements));
                 }
                 // A reader that ends in peace leaves the others alone.
@@ -188,12 +211,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn fill(&self, job: &Job, mut elements: Vec<f32>) -> Result<Filled, Unread> {
-        if elements.is_empty() {
-            // Memory that was never written costs nothing until it is.
-            elements = vec![0.0; JOB_LEN];
-        }
-        let mut out = Filled::default();
+    fn fill(&self, job: &Job, mut elements: Box<dyn HostMemory>) -> Result<Filled, Unread> {
+        let (mut of_parts, mut of_sums) = (Vec::new(), Vec::new());
         for Piece { load, first, len, at } in job {
             let (mut parts, mut sums) = (Vec::new(), Vec::new());
             for (index, part) in elements[*at..at + len].chunks_mut(PART_LEN).enumerate() {
@@ -204,10 +223,10 @@ impl<'a> Reading<'a> {
                     proof::sums(part, &mut sums);
                 }
             }
-            out.parts.push(parts);
-            out.sums.push(sums);
+            of_parts.push(parts);
+            of_sums.push(sums);
         }
-        Ok(Filled { elements, ..out })
+        Ok(Filled { elements, parts: of_parts, sums: of_sums })
     }
 }
 
