@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_embed::batching::BatchConfig;
+use calor_embed::pipeline::PrecisionRule;
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore};
 use calor_measure::environment::Gpus;
 use calor_server::blocking::{Watch, serve};
@@ -116,7 +117,8 @@ fn opener(
             |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
         let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
-        let core = PipelineCore::open(build, options)?;
+        let mut core = PipelineCore::open(build, options)?;
+        core.check_precision(PrecisionRule::default(), None)?;
         let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
         Ok(Opened { engine: Box::new(core), report })
     };

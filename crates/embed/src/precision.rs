@@ -62,6 +62,11 @@ impl InferencePrecision {
         }
     }
 
+    /// Whether products take numbers of one byte: what that costs depends on the model.
+    pub fn is_narrow(self) -> bool {
+        matches!(self, Self::FP8 | Self::INT8)
+    }
+
     /// The least cosine that a vector may have to the one in FP32, and a program of one size to one
     /// of another: the fewer digits products have, the more of a difference rounding makes.
     pub const fn cosine_min(self) -> f64 {

@@ -35,7 +35,7 @@ pub(crate) struct WarmupArguments {
     #[arg(long, help_heading = "Warm-up")]
     pub(crate) skip_on_failure: bool,
     /// What happens to a model whose vectors in `--precision` are too far from those in f32.
-    #[arg(long, value_enum, default_value = "refuse", help_heading = "Warm-up")]
+    #[arg(long, value_enum, default_value = "narrow", help_heading = "Warm-up")]
     pub(crate) precision_rule: PrecisionRuleWord,
     /// Write what was compiled to this file, for another machine of the same kind.
     #[arg(long, value_name = "FILE", help_heading = "Warm-up")]
@@ -52,6 +52,8 @@ pub(crate) struct WarmupArguments {
 pub(crate) enum PrecisionRuleWord {
     /// Nothing is compared.
     Unchecked,
+    /// The pipeline is not ready, where the precision is fp8 or int8; others are not compared.
+    Narrow,
     /// The pipeline is not ready.
     Refuse,
     /// It runs in the next wider precision that is close enough, f32 at last.
@@ -62,6 +64,7 @@ impl From<PrecisionRuleWord> for PrecisionRule {
     fn from(word: PrecisionRuleWord) -> Self {
         match word {
             PrecisionRuleWord::Unchecked => Self::Unchecked,
+            PrecisionRuleWord::Narrow => Self::Narrow,
             PrecisionRuleWord::Refuse => Self::Refuse,
             PrecisionRuleWord::Widen => Self::Widen,
         }

@@ -36,11 +36,25 @@ const RUN_COUNT: usize = 3;
 pub enum PrecisionRule {
     /// Nothing is compared.
     Unchecked,
-    /// The pipeline is refused in the model's name.
+    /// As [`PrecisionRule::Refuse`] of fp8 and int8, which keep four digits; wider ones are not
+    /// compared, as that takes each model in f32 as well.
     #[default]
+    Narrow,
+    /// The pipeline is refused in the model's name.
     Refuse,
     /// The model runs in the next wider precision that is close enough, f32 at last.
     Widen,
+}
+
+impl PrecisionRule {
+    /// Whether models that are to run in a precision are compared.
+    pub fn compares(self, wanted: InferencePrecision) -> bool {
+        match self {
+            Self::Unchecked => false,
+            Self::Narrow => wanted.is_narrow(),
+            Self::Refuse | Self::Widen => wanted != InferencePrecision::FP32,
+        }
+    }
 }
 
 /// How close a model is in its precision, and what that is worth.
@@ -80,7 +94,7 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<PrecisionResult>> {
         let wanted = self.options.precision;
         let mut results = Vec::new();
-        if rule == PrecisionRule::Unchecked || wanted == InferencePrecision::FP32 {
+        if !rule.compares(wanted) {
             return Ok(results);
         }
         for index in 0..self.neural.len() {
@@ -98,8 +112,7 @@ impl PipelineCore {
                 };
                 match (rule, wider(used)) {
                     (PrecisionRule::Widen, Some(next)) => used = next,
-                    (PrecisionRule::Widen | PrecisionRule::Refuse, _)
-                    | (PrecisionRule::Unchecked, _) => {
+                    _ => {
                         let model = format!("{} ({model_id})", need.name);
                         let want = cosine_min.unwrap_or(used.cosine_min());
                         let (precision, cosine) = (used, far);
@@ -190,5 +203,17 @@ fn wider(precision: InferencePrecision) -> Option<InferencePrecision> {
             Some(InferencePrecision::FP32)
         }
         InferencePrecision::FP32 => None,
+    }
+}
+
+#[test]
+fn a_rule_compares_what_may_be_far() {
+    use InferencePrecision as P;
+    let compared = |rule: PrecisionRule| P::ALL.map(|it| rule.compares(it));
+    assert_eq!(compared(PrecisionRule::Unchecked), [false; 6]);
+    assert_eq!(P::ALL, [P::FP32, P::TF32, P::FP16, P::BF16, P::FP8, P::INT8]);
+    assert_eq!(compared(PrecisionRule::default()), [false, false, false, false, true, true]);
+    for rule in [PrecisionRule::Refuse, PrecisionRule::Widen] {
+        assert_eq!(compared(rule), [false, true, true, true, true, true]);
     }
 }

@@ -50,7 +50,7 @@ impl Default for WarmupConfig {
             seed: 42,
             models_min: 7,
             mandatory_models: vec![ModelId::Semantic.as_str().into()],
-            precision_rule: PrecisionRule::Refuse,
+            precision_rule: PrecisionRule::Narrow,
             precision_cosine_min: None,
         }
     }

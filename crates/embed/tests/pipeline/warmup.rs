@@ -305,11 +305,12 @@ fn each_model_is_compared_with_itself_in_f32_and_the_report_says_so() {
     };
     assert_eq!(vectors(&widened), vectors(&exact));
     assert_ne!(vectors(&kept), vectors(&exact), "bf16 is not f32");
-    // Unless nobody wants to know.
-    let unchecked = pipeline(with(wanted));
-    let settings_of = settings(PrecisionRule::Unchecked, Some(1.1));
-    let report = block_on(unchecked.initialize_with(settings_of)).unwrap();
-    assert!(report.model_results.iter().all(|it| it.precision.is_none()));
+    // Unless nobody wants to know, or only of precisions of one byte.
+    for rule in [PrecisionRule::Unchecked, PrecisionRule::Narrow] {
+        let unchecked = pipeline(with(wanted));
+        let report = block_on(unchecked.initialize_with(settings(rule, Some(1.1)))).unwrap();
+        assert!(report.model_results.iter().all(|it| it.precision.is_none()));
+    }
 }
 
 #[test]
