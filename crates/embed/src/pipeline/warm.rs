@@ -199,13 +199,15 @@ impl PipelineCore {
             parts.map(|part| self.programs.part_plan(*id, part).steps.len()).sum::<usize>()
         };
         let step_count = wanted.iter().zip(&ids).map(step_count).sum();
-        let check = Stopwatch::start();
+        let (check, before) = (Stopwatch::start(), self.programs.times());
         self.check(told)?;
+        // Programs are prepared at their first run, which is told apart.
+        let prepare_ns = self.programs.times().prepare_ns - before.prepare_ns;
         Ok(ReadyReport {
             program_count: ids.len(),
             step_count,
             graphs_ns,
-            check_ns: check.elapsed_ns(),
+            check_ns: check.elapsed_ns().saturating_sub(prepare_ns),
             ..ReadyReport::default()
         })
     }
