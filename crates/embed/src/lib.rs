@@ -27,6 +27,7 @@ pub mod lexical;
 pub mod model;
 pub mod model_id;
 pub mod packing;
+mod pieces;
 pub mod pipeline;
 pub mod pooling;
 pub mod precision;

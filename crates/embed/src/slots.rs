@@ -12,11 +12,15 @@ use crate::input::Role;
 use crate::lexical::lexical_vector;
 use crate::model_id::ModelId;
 use crate::packing::PackItem;
+use crate::pieces::in_pieces;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
 use crate::tokenizer::{ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
 use crate::tower::{TextTower, weights_bytes};
+
+/// Texts that a thread tokenizes at least.
+const TEXTS_EACH_MIN: usize = 4;
 
 /// Seed of the fixed orthonormal maps; each model has its own stream.
 const MAP_SEED: u64 = 42;
@@ -141,8 +145,7 @@ impl NeuralModel {
         texts: &[NeuralText<'_>],
         wanted: &BTreeSet<ModelId>,
     ) -> EmbeddingResult<Vec<EmbeddingResult<BTreeMap<ModelId, SlotVector>>>> {
-        let prepared: Vec<EmbeddingResult<Prepared>> =
-            texts.iter().map(|it| self.host.prepare(it)).collect();
+        let prepared = in_pieces(texts, TEXTS_EACH_MIN, |it| self.host.prepare(it));
         let good: Vec<&Prepared> = prepared.iter().filter_map(|it| it.as_ref().ok()).collect();
         let items: Vec<PackItem<'_>> = good.iter().map(|it| it.item()).collect();
         let outputs =

@@ -15,11 +15,14 @@ use crate::fuser::FusedRows;
 use crate::hdc::HdcEncoder;
 use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
+use crate::pieces::in_pieces;
 use crate::slots::{HostSide, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
 
 /// Inputs that a thread prepares, at least: fewer take less time than starting one.
 const PREPARED_EACH_MIN: usize = 2;
+/// Tokenizers of one text that a thread asks at least: as long as starting it takes.
+const HOSTS_EACH_MIN: usize = 3;
 /// Results that a thread makes, at least: fewer take less time than starting one.
 const OUTPUT_EACH_MIN: usize = 8;
 
@@ -58,29 +61,15 @@ impl PipelineFront {
     /// The part of [`PipelineCore::embed_batch`] that needs no device: checks, models that are
     /// arithmetic, and tokens.
     pub fn prepare_batch(self: &Arc<Self>, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let each = inputs.len().div_ceil(threads).max(PREPARED_EACH_MIN);
-        let mut pieces = inputs.chunks(each);
-        let first = pieces.next().unwrap_or_default();
-        let prepare = |piece: &[ModelInput]| -> Vec<EmbeddingResult<Item>> {
-            piece.iter().map(|input| self.prepare(input, now_s)).collect()
-        };
-        let prepare = &prepare;
-        let items = std::thread::scope(|scope| {
-            let others: Vec<_> = pieces.map(|it| scope.spawn(move || prepare(it))).collect();
-            let mut items = prepare(first);
-            for other in others {
-                match other.join() {
-                    Ok(more) => items.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            items
-        });
+        // Tokenizers of one text do not wait for each other; those of many have enough to do.
+        let hosts_min = if inputs.len() == 1 { HOSTS_EACH_MIN } else { self.hosts.len() };
+        let prepare = |input: &ModelInput| self.prepare(input, now_s, hosts_min);
+        let items = in_pieces(inputs, PREPARED_EACH_MIN, prepare);
         PreparedBatch { items, front: self.clone() }
     }
 
-    fn prepare(&self, input: &ModelInput, now_s: i64) -> EmbeddingResult<Item> {
+    /// Where it is one of few inputs, hosts of `hosts_min` or more are asked at once.
+    fn prepare(&self, input: &ModelInput, now_s: i64, hosts_min: usize) -> EmbeddingResult<Item> {
         let draft = self.admit(&self.loaded, input, now_s)?;
         let Some(text) = text_of(draft.admitted.input()).filter(|_| self.together) else {
             return Ok(Item { tokens: Vec::new(), sparse: None, draft });
@@ -88,8 +77,9 @@ impl PipelineFront {
         let text = NeuralText { text, role: draft.admitted.directives().role };
         let mut tokens = Vec::with_capacity(self.hosts.len());
         let mut sparse = None;
-        for host in &self.hosts {
-            let prepared = host.prepare(&text)?;
+        let of_hosts = in_pieces(&self.hosts, hosts_min, |host| host.prepare(&text));
+        for (host, prepared) in self.hosts.iter().zip(of_hosts) {
+            let prepared = prepared?;
             let on_device = |wanted: ModelId| host.device_slots().iter().any(|it| it.0 == wanted);
             if host.models().contains(&ModelId::Sparse) && !on_device(ModelId::Sparse) {
                 sparse = Some(host.host_sparse(&prepared.ids)?);
