@@ -110,11 +110,12 @@ pub(super) fn trial_places(
     let block = if let Some(block) = kept {
         block
     } else {
-        // Giving the one before back waits for the whole device: few steps, each twice as large.
-        let bytes = want.next_power_of_two();
-        let block = Block::new(bytes).map_err(|err| shared.failed(state, err, bytes))?;
+        // Giving the one before back waits for the whole device: few steps, each twice as large,
+        // where there is room for that.
+        let block = Block::new(want.next_power_of_two()).or_else(|_| Block::new(want));
+        let block = block.map_err(|err| shared.failed(state, err, want))?;
         // SAFETY: the block was just made.
-        unsafe { api::fill(block.at, 0, bytes as usize, shared.stream.raw()) }
+        unsafe { api::fill(block.at, 0, block.len as usize, shared.stream.raw()) }
             .map_err(|err| shared.failed(state, err, 0))?;
         Arc::new(block)
     };
