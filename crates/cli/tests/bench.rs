@@ -20,6 +20,20 @@ struct Answer {
     err: String,
 }
 
+/// The words of a run of [`SUITE`] into `p`.
+const RUN: &[&str] = &[
+    "bench",
+    "run",
+    "--suite",
+    "suite.toml",
+    "--device",
+    "cpu",
+    "--output",
+    "p",
+    "--revision",
+    "0123456789ab",
+];
+
 impl Place {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
@@ -59,18 +73,7 @@ impl Place {
     /// A run of [`SUITE`] into `p`.
     fn package(&self) -> Answer {
         self.file("suite.toml", SUITE);
-        self.run(&[
-            "bench",
-            "run",
-            "--suite",
-            "suite.toml",
-            "--device",
-            "cpu",
-            "--output",
-            "p",
-            "--revision",
-            "0123456789ab",
-        ])
+        self.run(RUN)
     }
 
     fn checkpoint(&self) {
@@ -174,19 +177,7 @@ fn a_suite_whose_arm_fails_is_no_success_and_goes_on_where_it_ended() {
 fn a_run_that_was_killed_goes_on_and_is_sealed() {
     let place = Place::new();
     place.file("suite.toml", SUITE);
-    let run = [
-        "bench",
-        "run",
-        "--suite",
-        "suite.toml",
-        "--device",
-        "cpu",
-        "--output",
-        "p",
-        "--revision",
-        "0123456789ab",
-        "--quiet",
-    ];
+    let run = [RUN, &["--quiet"]].concat();
     let raw = place.0.path().join("p/raw/pooling.mean.jsonl");
     let lines = || fs::read_to_string(&raw).unwrap_or_default().lines().count();
     let mut child =
