@@ -150,6 +150,8 @@ impl CheckpointEmbedder {
         let limit = TokenLimit { token_count_max: limit_max, long_text: options.long_text };
         let vocab_count = config.text.as_ref().map_or(0, |it| it.vocab_count);
         let programs = Programs::Open(build);
+        let own = tokenizer.iter().chain(colbert.iter().map(ColbertTokenizer::plain));
+        own.for_each(|it| it.count_in(programs.counters()));
         Ok(Self { programs, text, image, tokenizer, colbert, limit, vocab_count, pooling, options })
     }
 

@@ -1,5 +1,7 @@
 //! Work on many items by several threads, where that pays.
 
+use std::sync::LazyLock;
+
 /// What `work` makes of each item, in order. Each thread has `each_min` items or more, and this
 /// one works too; of fewer than twice as many it does all.
 pub(crate) fn in_pieces<T: Sync, R: Send>(
@@ -7,8 +9,10 @@ pub(crate) fn in_pieces<T: Sync, R: Send>(
     each_min: usize,
     work: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let each = items.len().div_ceil(threads).max(each_min).max(1);
+    let each = items.len().div_ceil(thread_count()).max(each_min).max(1);
+    if items.len() <= each {
+        return items.iter().map(work).collect();
+    }
     let mut pieces = items.chunks(each);
     let first = pieces.next().unwrap_or_default();
     let work = &work;
@@ -26,6 +30,13 @@ pub(crate) fn in_pieces<T: Sync, R: Send>(
         }
         made
     })
+}
+
+/// Threads that run at once. Asked once: the answer is in files of the system.
+pub(crate) fn thread_count() -> usize {
+    static COUNT: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *COUNT
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::streams::{OverlappedExecutor, StreamPool};
 use crate::tokenizer::LongTokens;
-pub use batch::{ComputedBatch, PreparedBatch};
+pub use batch::{ComputedBatch, PreparedBatch, PreparedInput};
 use batch::{Draft, Half};
 pub(crate) use check::{CHECK_TEXTS, check_buckets};
 use forms::Forms;
@@ -204,7 +204,7 @@ impl PipelineCore {
     /// [`EmbeddingError::InternalError`] for a batch that was prepared for other models than are
     /// loaded now, and what the device says.
     pub fn compute_batch(&mut self, prepared: PreparedBatch) -> EmbeddingResult<ComputedBatch> {
-        if !Arc::ptr_eq(&prepared.front, &self.front) {
+        if !prepared.front.is_alike(&self.front) {
             let place = "a batch that was prepared for other models";
             return Err(EmbeddingError::InternalError { place, source: None });
         }

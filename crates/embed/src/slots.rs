@@ -16,7 +16,7 @@ use crate::pieces::in_pieces;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
-use crate::tokenizer::{ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
+use crate::tokenizer::{ColbertTokenizer, ContentIds, TextTokenizer, TokenLimit, e5_prefix};
 use crate::tower::{TextTower, weights_bytes};
 
 /// Texts that a thread tokenizes at least.
@@ -62,6 +62,7 @@ pub(crate) struct HostSide {
     models: Vec<ModelId>,
     has_images: bool,
     tokens: Tokens,
+    prefix: Prefix,
     limit: TokenLimit,
     sparse: Option<SparseProjection>,
     /// Host-side map of a native vector whose size is not its slot's.
@@ -75,6 +76,19 @@ pub(crate) struct HostSide {
 enum Tokens {
     Plain(TextTokenizer),
     Colbert(ColbertTokenizer),
+}
+
+/// What goes before a text: E5 was trained with a word that tells queries from passages.
+#[derive(Debug)]
+enum Prefix {
+    None,
+    /// Ids, where they do not depend on what follows.
+    Ids {
+        query: Vec<u32>,
+        passage: Vec<u32>,
+    },
+    /// Words that are tokenized with the text.
+    Words,
 }
 
 /// A tokenized text with what is needed after the run.
@@ -210,11 +224,15 @@ impl HostSide {
 
     /// The models whose slots the tower leaves on the device, with the outputs' names.
     pub(crate) fn device_slots(&self) -> Vec<(ModelId, String)> {
-        let on_device = |it: &&ModelId| !(self.trunk && **it == ModelId::Sparse);
-        match self.device_slots {
-            true => self.models.iter().filter(on_device).map(|it| (*it, slot_name(*it))).collect(),
-            false => Vec::new(),
-        }
+        let on_device = self.models.iter().filter(|it| self.is_on_device(**it));
+        on_device.map(|it| (*it, slot_name(*it))).collect()
+    }
+
+    /// Whether the tower leaves the model's slot on the device.
+    pub(crate) fn is_on_device(&self, model: ModelId) -> bool {
+        self.device_slots
+            && self.models.contains(&model)
+            && !(self.trunk && model == ModelId::Sparse)
     }
 
     pub(crate) fn takes_images(&self) -> bool {
@@ -240,13 +258,43 @@ impl HostSide {
         }
     }
 
+    /// Checkpoints of equal kin read the same ids of a text's own.
+    pub(crate) fn kin(&self) -> (blake3::Hash, bool) {
+        (self.tokenizer().digest(), matches!(self.prefix, Prefix::Words))
+    }
+
+    /// Most ids of a text's own that its models take; all where longer texts are refused.
+    pub(crate) fn budget(&self) -> Option<usize> {
+        match &self.tokens {
+            Tokens::Plain(tokenizer) => tokenizer.budget(self.limit, 0),
+            Tokens::Colbert(colbert) => Some(colbert.budget()),
+        }
+    }
+
     pub(crate) fn prepare(&self, text: &NeuralText<'_>) -> EmbeddingResult<Prepared> {
+        self.framed(&self.content(text, self.budget())?, text.role)
+    }
+
+    /// The first `budget` ids of a text's own, for this checkpoint and its kin.
+    pub(crate) fn content(
+        &self,
+        text: &NeuralText<'_>,
+        budget: Option<usize>,
+    ) -> EmbeddingResult<ContentIds> {
+        match self.prefix {
+            Prefix::Words => {
+                let prefixed = format!("{}{}", e5_prefix(text.role), text.text);
+                self.tokenizer().content(&prefixed, budget)
+            }
+            Prefix::None | Prefix::Ids { .. } => self.tokenizer().content(text.text, budget),
+        }
+    }
+
+    /// A text as the checkpoint's models take it.
+    pub(crate) fn framed(&self, content: &ContentIds, role: Role) -> EmbeddingResult<Prepared> {
         let tokenizer = match &self.tokens {
             Tokens::Colbert(colbert) => {
-                let tokens = match text.role {
-                    Role::Query => colbert.query(text.text)?,
-                    Role::Passage => colbert.document(text.text)?,
-                };
+                let tokens = colbert.framed(content, role)?;
                 return Ok(Prepared {
                     attended_len: tokens.attended_len,
                     keep: Some(tokens.keep),
@@ -256,13 +304,12 @@ impl HostSide {
             }
             Tokens::Plain(tokenizer) => tokenizer,
         };
-        // E5 was trained with a word in front that tells queries from passages.
-        let tokens = if self.models == [ModelId::Semantic] && !self.trunk {
-            let prefixed = format!("{}{}", e5_prefix(text.role), text.text);
-            tokenizer.encode(&prefixed, self.limit)?
-        } else {
-            tokenizer.encode(text.text, self.limit)?
+        let prefix = match (&self.prefix, role) {
+            (Prefix::None | Prefix::Words, _) => &[][..],
+            (Prefix::Ids { query, .. }, Role::Query) => query,
+            (Prefix::Ids { passage, .. }, Role::Passage) => passage,
         };
+        let tokens = tokenizer.framed(content, prefix, self.limit)?;
         Ok(Prepared {
             attended_len: tokens.ids.len(),
             keep: None,

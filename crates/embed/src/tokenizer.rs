@@ -5,17 +5,23 @@
 //! tokenised, at a place where that cannot change the ids that are kept.
 
 mod pieces;
+mod words;
 
+use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokenizers::Tokenizer;
+use calor_telemetry::Counters;
+use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
 
 use crate::error::{Cause, EmbeddingError, EmbeddingResult, LengthUnit};
 use crate::input::Role;
 use crate::packing::PackItem;
 pub use pieces::TokenPiece;
+pub use words::WORDS_BYTES_MAX;
+use words::Words;
 
 /// A tokenizer file of this size or less is read; the largest published one is a tenth of it.
 pub const TOKENIZER_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -30,6 +36,17 @@ pub struct TextTokenizer {
     opening: Vec<u32>,
     closing: Vec<u32>,
     splits_at_spaces: bool,
+    digest: blake3::Hash,
+    /// What is known of words, shared by clones.
+    words: Option<Arc<Words>>,
+}
+
+/// Ids of a text without those that are put around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContentIds {
+    ids: Vec<u32>,
+    /// Whether the text has more.
+    more: bool,
 }
 
 /// How many tokens a text may have, special tokens included.
@@ -92,7 +109,10 @@ impl TextTokenizer {
         inner.with_truncation(None).map_err(bad_tokenizer)?;
         inner.with_padding(None);
         let splits_at_spaces = inner.get_pre_tokenizer().is_some();
-        let mut out = Self { inner, opening: Vec::new(), closing: Vec::new(), splits_at_spaces };
+        let digest = content_digest(&inner).map_err(bad_tokenizer)?;
+        let words = Words::of(&inner).map(Arc::new);
+        let (opening, closing) = (Vec::new(), Vec::new());
+        let mut out = Self { inner, opening, closing, splits_at_spaces, digest, words };
         (out.opening, out.closing) = out.special_frame()?;
         Ok(out)
     }
@@ -103,7 +123,7 @@ impl TextTokenizer {
     /// [`EmbeddingError::InputTooLong`] where the limit refuses; [`EmbeddingError::ConfigError`]
     /// for a limit that the special tokens fill; [`EmbeddingError::TokenizationError`].
     pub fn encode(&self, text: &str, limit: TokenLimit) -> EmbeddingResult<TokenizedText> {
-        self.encode_marked(text, None, limit)
+        self.framed(&self.content(text, self.budget(limit, 0))?, &[], limit)
     }
 
     /// [`TextTokenizer::encode`] of each text on up to `thread_count` threads. Results are in
@@ -140,6 +160,13 @@ impl TextTokenizer {
         out
     }
 
+    /// Counts what is known of words in `counters` from here on, for all clones.
+    pub fn count_in(&self, counters: &Arc<Counters>) {
+        if let Some(words) = &self.words {
+            words.count_in(counters);
+        }
+    }
+
     /// The id of a token of the vocabulary.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -160,14 +187,48 @@ impl TextTokenizer {
         &self.closing
     }
 
-    /// `marker` goes between the opening tokens and the text.
-    fn encode_marked(
+    /// Equal for tokenizers that make the same ids of every text, whatever they put around them.
+    pub(crate) fn digest(&self) -> blake3::Hash {
+        self.digest
+    }
+
+    /// Whether ids of a text in front of a space are the same whatever follows: words are cut out
+    /// before they are looked up, and no space becomes part of one.
+    pub(crate) fn cuts_words(&self) -> bool {
+        matches!(self.inner.get_model(), ModelWrapper::WordPiece(_))
+            && matches!(
+                self.inner.get_pre_tokenizer(),
+                Some(PreTokenizerWrapper::BertPreTokenizer(_))
+            )
+    }
+
+    /// The first `budget` ids of `text`, or all of them.
+    pub(crate) fn content(&self, text: &str, budget: Option<usize>) -> EmbeddingResult<ContentIds> {
+        let (ids, more) = match budget {
+            Some(budget) => self.first_ids(text, budget)?,
+            None => (self.raw_ids(text)?, false),
+        };
+        Ok(ContentIds { ids, more })
+    }
+
+    /// Most ids of a text that go between the special tokens and `extra_count` others; all where a
+    /// longer text is refused.
+    pub(crate) fn budget(&self, limit: TokenLimit, extra_count: usize) -> Option<usize> {
+        let frame = self.opening.len() + extra_count + self.closing.len();
+        match limit.long_text {
+            LongTokens::Truncate => Some(limit.token_count_max.saturating_sub(frame)),
+            LongTokens::Refuse => None,
+        }
+    }
+
+    /// `prefix` goes between the opening tokens and the text.
+    pub(crate) fn framed(
         &self,
-        text: &str,
-        marker: Option<u32>,
+        content: &ContentIds,
+        prefix: &[u32],
         limit: TokenLimit,
     ) -> EmbeddingResult<TokenizedText> {
-        let frame = self.opening.len() + usize::from(marker.is_some()) + self.closing.len();
+        let frame = self.opening.len() + prefix.len() + self.closing.len();
         if limit.token_count_max <= frame {
             return Err(EmbeddingError::ConfigError {
                 field: "token_count_max",
@@ -176,25 +237,20 @@ impl TextTokenizer {
             });
         }
         let budget = limit.token_count_max - frame;
-        let (content, truncated) = match limit.long_text {
-            LongTokens::Truncate => self.content(text, budget)?,
-            LongTokens::Refuse => {
-                let content = self.raw_ids(text)?;
-                if budget < content.len() {
-                    return Err(EmbeddingError::InputTooLong {
-                        got_len: content.len() + frame,
-                        limit_max: limit.token_count_max,
-                        unit: LengthUnit::Tokens,
-                    });
-                }
-                (content, false)
-            }
-        };
-        let mut ids = Vec::with_capacity(frame + content.len());
+        let truncated = content.more || budget < content.ids.len();
+        if truncated && limit.long_text == LongTokens::Refuse {
+            return Err(EmbeddingError::InputTooLong {
+                got_len: content.ids.len() + frame,
+                limit_max: limit.token_count_max,
+                unit: LengthUnit::Tokens,
+            });
+        }
+        let kept = &content.ids[..budget.min(content.ids.len())];
+        let mut ids = Vec::with_capacity(frame + kept.len());
         ids.extend(&self.opening);
-        ids.extend(marker);
+        ids.extend(prefix);
         let start = ids.len();
-        ids.extend(content);
+        ids.extend(kept);
         let content = start..ids.len();
         ids.extend(&self.closing);
         Ok(TokenizedText { ids, truncated, content })
@@ -206,7 +262,7 @@ impl TextTokenizer {
     /// before a space that follows another character, where every pre-tokeniser splits; some
     /// ids more than needed are asked for, so that a token of the added vocabulary that spans
     /// the cut is not among those kept. Work: linear in what is needed, not in the text.
-    fn content(&self, text: &str, budget: usize) -> EmbeddingResult<(Vec<u32>, bool)> {
+    fn first_ids(&self, text: &str, budget: usize) -> EmbeddingResult<(Vec<u32>, bool)> {
         const BYTES_PER_TOKEN: usize = 8;
         const SPARE_TOKENS: usize = 16;
         let mut want_bytes = (budget + SPARE_TOKENS).saturating_mul(BYTES_PER_TOKEN);
@@ -226,7 +282,15 @@ impl TextTokenizer {
         }
     }
 
-    fn raw_ids(&self, text: &str) -> EmbeddingResult<Vec<u32>> {
+    pub(crate) fn raw_ids(&self, text: &str) -> EmbeddingResult<Vec<u32>> {
+        match &self.words {
+            Some(words) => words.ids(text, |it| self.whole_ids(it)),
+            None => self.whole_ids(text),
+        }
+    }
+
+    /// The ids of a text that is looked at as a whole.
+    fn whole_ids(&self, text: &str) -> EmbeddingResult<Vec<u32>> {
         let encoding = self
             .inner
             .encode_fast(text, false)
@@ -246,6 +310,14 @@ impl TextTokenizer {
             None => Err(bad_tokenizer("the post-processor changes the text's ids".into())),
         }
     }
+}
+
+/// Of everything that ids of a text depend on.
+fn content_digest(inner: &Tokenizer) -> Result<blake3::Hash, Cause> {
+    let mut hasher = blake3::Hasher::new();
+    let parts = (inner.get_normalizer(), inner.get_pre_tokenizer(), inner.get_model());
+    serde_json::to_writer(BufWriter::new(&mut hasher), &(parts, inner.get_added_vocabulary()))?;
+    Ok(hasher.finalize())
 }
 
 /// Where the text is cut: at or after `from`, before a space or line end that follows a
@@ -392,13 +464,7 @@ impl ColbertTokenizer {
     /// # Errors
     /// [`EmbeddingError::TokenizationError`].
     pub fn document(&self, text: &str) -> EmbeddingResult<ColbertTokens> {
-        let limit = truncate_to(self.options.document_len_max);
-        let TokenizedText { ids, truncated, .. } =
-            self.plain.encode_marked(text, Some(self.document_marker), limit)?;
-        let dropped =
-            |id: &u32| self.options.mask_punctuation && self.punctuation.binary_search(id).is_ok();
-        let keep = ids.iter().map(|it| !dropped(it)).collect();
-        Ok(ColbertTokens { attended_len: ids.len(), ids, keep, truncated })
+        self.framed(&self.plain.content(text, Some(self.budget()))?, Role::Passage)
     }
 
     /// `[CLS] [Q] text [SEP] [MASK] …`, exactly `query_len` ids.
@@ -406,13 +472,45 @@ impl ColbertTokenizer {
     /// # Errors
     /// [`EmbeddingError::TokenizationError`].
     pub fn query(&self, text: &str) -> EmbeddingResult<ColbertTokens> {
+        self.framed(&self.plain.content(text, Some(self.budget()))?, Role::Query)
+    }
+
+    /// Most ids of a text that a document or a query takes.
+    pub(crate) fn budget(&self) -> usize {
+        let most = self.options.document_len_max.max(self.options.query_len);
+        most.saturating_sub(self.plain.opening.len() + 1)
+    }
+
+    /// What a text becomes in this role.
+    pub(crate) fn framed(
+        &self,
+        content: &ContentIds,
+        role: Role,
+    ) -> EmbeddingResult<ColbertTokens> {
+        match role {
+            Role::Passage => self.framed_document(content),
+            Role::Query => self.framed_query(content),
+        }
+    }
+
+    fn framed_document(&self, content: &ContentIds) -> EmbeddingResult<ColbertTokens> {
+        let limit = truncate_to(self.options.document_len_max);
+        let TokenizedText { ids, truncated, .. } =
+            self.plain.framed(content, &[self.document_marker], limit)?;
+        let dropped =
+            |id: &u32| self.options.mask_punctuation && self.punctuation.binary_search(id).is_ok();
+        let keep = ids.iter().map(|it| !dropped(it)).collect();
+        Ok(ColbertTokens { attended_len: ids.len(), ids, keep, truncated })
+    }
+
+    fn framed_query(&self, content: &ContentIds) -> EmbeddingResult<ColbertTokens> {
         let query_len = self.options.query_len;
         let room = match self.options.query_cut {
             QueryCut::KeepClosing => query_len,
             QueryCut::Plain => query_len + self.plain.closing.len(),
         };
         let TokenizedText { mut ids, truncated, .. } =
-            self.plain.encode_marked(text, Some(self.query_marker), truncate_to(room))?;
+            self.plain.framed(content, &[self.query_marker], truncate_to(room))?;
         let text_len = ids.len().min(query_len);
         ids.resize(query_len, self.mask_id);
         let attended_len = if self.options.attend_to_mask_tokens { query_len } else { text_len };
@@ -445,6 +543,8 @@ fn lost_thread() -> EmbeddingError {
 
 #[cfg(test)]
 mod tests {
+    use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
+
     use super::*;
 
     struct Golden {
@@ -502,6 +602,118 @@ mod tests {
         check_golden("clip", 77);
         check_golden("codet5p", 512);
         check_golden("longformer", 512);
+    }
+
+    /// Texts of pieces that are awkward beside each other.
+    fn awkward_texts(count: u64) -> impl Iterator<Item = String> {
+        const PIECES: [&str; 32] = [
+            " ",
+            " ",
+            " ",
+            "  ",
+            "\n",
+            "\t ",
+            " \r\n",
+            "\u{a0}",
+            "\u{3000}",
+            "word",
+            "Words",
+            "in",
+            "go",
+            "don't",
+            "'s",
+            "1234",
+            ".",
+            "?!",
+            "-",
+            "é",
+            "e\u{301}",
+            "\u{301}",
+            "ΟΔΟΣ",
+            "İ",
+            "ß",
+            "中文",
+            "🙂",
+            "[MASK]",
+            "<mask>",
+            "[SEP]",
+            "<|endoftext|>",
+            "\u{0}",
+        ];
+        (0..count).map(|seed| {
+            let mut state = seed;
+            let pieces = (0..seed % 23).map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                PIECES[(state >> 40) as usize % PIECES.len()]
+            });
+            pieces.collect()
+        })
+    }
+
+    #[track_caller]
+    fn check_words(tokenizer: &TextTokenizer, name: &str) {
+        assert!(tokenizer.words.is_some(), "{name} is tokenized word by word");
+        for _ in 0..2 {
+            for text in awkward_texts(1_500) {
+                let got = tokenizer.raw_ids(&text).unwrap();
+                assert_eq!(got, tokenizer.whole_ids(&text).unwrap(), "{name}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn ids_of_words_are_ids_of_the_text() {
+        for name in ["bert", "splade", "codet5p", "longformer"] {
+            check_words(&Golden::load(name).tokenizer, name);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let models: Vec<&SynthModel> =
+            SYNTH_MODELS.iter().filter(|it| it.name.starts_with("clip")).collect();
+        let profile = SynthProfile::Tiny;
+        let options = SynthOptions { profile, seed: 1, dtype: Dtype::F32, models: &models };
+        for made in synth(&options, dir.path(), &mut ()).unwrap() {
+            let file = made.join("tokenizer.json");
+            check_words(&TextTokenizer::from_file(&file).unwrap(), "clip");
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_that_may_look_across_spaces_sees_the_whole_text() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/bert/tokenizer.json");
+        let plain: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let words = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut file = plain.clone();
+            change(&mut file);
+            TextTokenizer::from_bytes(file.to_string().as_bytes()).unwrap().words.is_some()
+        };
+        assert!(words(&|_| ()));
+        assert!(!words(&|it| it["added_tokens"][3]["rstrip"] = true.into()));
+        assert!(!words(&|it| it["pre_tokenizer"] = serde_json::Value::Null));
+        let spaces = serde_json::json!({
+            "type": "Replace", "pattern": { "String": "o i" }, "content": "oi"
+        });
+        assert!(!words(&|it| it["normalizer"] = spaces.clone()));
+    }
+
+    #[test]
+    fn tokenizers_are_alike_whatever_they_put_around_a_text() {
+        let [bert, splade, clip] = ["bert", "splade", "clip"].map(|it| Golden::load(it).tokenizer);
+        assert_ne!(bert.digest(), clip.digest());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/bert/tokenizer.json");
+        let mut file: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let of = |file: &serde_json::Value| {
+            TextTokenizer::from_bytes(file.to_string().as_bytes()).unwrap().digest()
+        };
+        assert_eq!(of(&file), bert.digest());
+        file["truncation"] = serde_json::json!({
+            "direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0
+        });
+        assert_eq!(of(&file), bert.digest());
+        file["normalizer"]["lowercase"] = false.into();
+        assert_ne!(of(&file), bert.digest());
+        assert!(splade.cuts_words() && !clip.cuts_words());
     }
 
     #[test]

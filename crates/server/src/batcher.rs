@@ -4,7 +4,7 @@
 //! A thread owns the models of its place. It is no task of an executor: what runs on a device
 //! blocks it. Whoever is free takes the next batch.
 
-mod overlap;
+mod flight;
 mod run;
 mod slowdown;
 
@@ -17,6 +17,7 @@ use std::time::Duration;
 use calor_embed::batching::{BatchAccumulator, BatchConfig, BatchResult, ItemTerms, QueueStats};
 use calor_embed::handle::Clock;
 use calor_embed::input::ModelInput;
+use calor_embed::pipeline::{GroupTimes, PreparedInput};
 use calor_embed::{EmbeddingError, EmbeddingResult, MultiGpuBalancer, PipelineOutput};
 use calor_telemetry::clock::now_ns;
 use tokio::sync::oneshot;
@@ -31,6 +32,8 @@ use crate::options::DeviceClock;
 /// An input on its way to the models.
 pub(crate) struct Job {
     pub(crate) input: ModelInput,
+    /// What the device needs of it, if that was made already.
+    pub(crate) prepared: Option<PreparedInput>,
     pub(crate) wanted: Wanted,
     /// What it costs, and how urgent it is.
     pub(crate) terms: ItemTerms,
@@ -48,8 +51,8 @@ pub(crate) struct Answer {
     pub(crate) queue_ns: u64,
     /// Of its batch.
     pub(crate) inference_ns: u64,
-    /// In programs, where it ran alone and that is known.
-    pub(crate) program_ns: Option<u64>,
+    /// Of its run, where it ran alone and that is known.
+    pub(crate) times: Option<GroupTimes>,
     /// Items of its batch.
     pub(crate) batch_count: usize,
 }
@@ -238,6 +241,11 @@ impl Batcher {
         &self.shared.balancer
     }
 
+    /// The time of day, in seconds since 1970.
+    pub(crate) fn now_s(&self) -> i64 {
+        (self.shared.clock)()
+    }
+
     /// Items and tokens that wait.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let state = self.shared.lock();
@@ -327,8 +335,9 @@ fn serve(place: &Place<'_>) {
             }
             Next::Batch { batch, more } => {
                 if let Some(it) = &mut engine {
-                    match it.pipeline().filter(|_| more) {
-                        Some(core) => overlap::run(place, core, batch),
+                    match it.pipeline() {
+                        Some(core) if more => flight::overlapped(place, core, batch),
+                        Some(core) => flight::alone(place, core, batch),
                         None => run::run(place, it.as_mut(), batch),
                     }
                 }

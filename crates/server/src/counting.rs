@@ -5,6 +5,7 @@ use std::sync::Arc;
 use calor_embed::EmbeddingError;
 use calor_embed::error::LengthUnit;
 use calor_embed::input::ModelInput;
+use calor_embed::pipeline::PreparedInput;
 use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
 
 use crate::engine::Live;
@@ -35,6 +36,8 @@ pub(crate) struct Cut {
 pub(crate) struct Counted {
     pub(crate) input: ModelInput,
     pub(crate) token_count: usize,
+    /// What the device needs of it, where that is made in front of the queue.
+    pub(crate) prepared: Option<PreparedInput>,
 }
 
 impl Input {
@@ -53,6 +56,16 @@ impl Input {
 }
 
 impl Counted {
+    fn of(input: ModelInput, token_count: usize) -> Self {
+        Self { input, token_count, prepared: None }
+    }
+
+    /// An input that is ready for all models as it is.
+    pub(crate) fn whole(input: &ModelInput, prepared: PreparedInput) -> Option<Self> {
+        let token_count = prepared.token_count().filter(|_| !prepared.is_truncated())?;
+        Some(Self { input: input.clone(), token_count, prepared: Some(prepared) })
+    }
+
     /// Characters of a text.
     pub(crate) fn char_count(&self) -> usize {
         match &self.input {
@@ -89,14 +102,14 @@ pub(crate) fn count(
     match input {
         ModelInput::Text { content, instruction } => {
             let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
-            Ok(Counted { input: ModelInput::Text { content, instruction }, token_count })
+            Ok(Counted::of(ModelInput::Text { content, instruction }, token_count))
         }
         ModelInput::Code { content, language } => {
             let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
-            Ok(Counted { input: ModelInput::Code { content, language }, token_count })
+            Ok(Counted::of(ModelInput::Code { content, language }, token_count))
         }
         input @ (ModelInput::Image { .. } | ModelInput::Audio { .. }) => {
-            Ok(Counted { input, token_count: IMAGE_TOKEN_COUNT })
+            Ok(Counted::of(input, IMAGE_TOKEN_COUNT))
         }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use calor_embed::input::ModelInput;
 use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
 use calor_embed::{
-    EmbeddingResult, ModelId, PipelineCore, PipelineOutput, embedding::MissingModels,
-    pipeline::ReadyReport,
+    EmbeddingResult, ModelId, PipelineCore, PipelineFront, PipelineOutput,
+    embedding::MissingModels,
+    pipeline::{GroupTimes, ReadyReport},
 };
 
 use crate::options::Target;
@@ -32,9 +33,13 @@ pub trait Engine: Send {
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>;
 
-    /// Nanoseconds that the last run spent in programs, from their launch to their end, where that
-    /// is known.
-    fn program_ns(&self) -> Option<u64> {
+    /// What the last run took, where that is known.
+    fn times(&self) -> Option<GroupTimes> {
+        None
+    }
+
+    /// What makes inputs ready before they are queued, where that is apart from the device.
+    fn front(&self) -> Option<Arc<PipelineFront>> {
         None
     }
 
@@ -168,9 +173,12 @@ impl Engine for PipelineCore {
         }
     }
 
-    fn program_ns(&self) -> Option<u64> {
-        let times = self.last_group();
-        Some(times.launch_ns + times.wait_ns).filter(|it| *it != 0)
+    fn times(&self) -> Option<GroupTimes> {
+        Some(self.last_group()).filter(|it| it.program_ns() != 0)
+    }
+
+    fn front(&self) -> Option<Arc<PipelineFront>> {
+        Some(PipelineCore::front(self).clone())
     }
 
     fn pipeline(&mut self) -> Option<&mut PipelineCore> {
@@ -184,6 +192,7 @@ pub(crate) struct Live {
     pub(crate) report: ReadyReport,
     /// How many openings there were: results of one are none of another.
     pub(crate) generation: u64,
+    pub(crate) front: Option<Arc<PipelineFront>>,
     tokenizers: BTreeMap<ModelId, (Arc<TextTokenizer>, TokenLimit)>,
 }
 
@@ -203,7 +212,7 @@ impl Live {
             Some((*model, (Arc::new(tokenizer), limit)))
         };
         let tokenizers = about.models.iter().filter_map(tokenizer).collect();
-        Some(Self { about, report, generation, tokenizers })
+        Some(Self { about, report, generation, front: engine.front(), tokenizers })
     }
 
     /// How texts of a target are counted: fused vectors by the first model that has tokens.

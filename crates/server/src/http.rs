@@ -151,10 +151,16 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
         let name = format!("{} {}", request.method(), request.uri().path());
         (it, it.begin(request.headers()), name)
     });
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     let summary = response.extensions().get::<Summary>().copied();
-    if let Some(ns) = summary.and_then(|it| it.program_ns) {
-        app.metrics.overhead.record_ns(watch.elapsed_ns().saturating_sub(ns));
+    if let Some(summary) = summary {
+        let handling_ns = watch.elapsed_ns();
+        if let Some(ns) = summary.times.map(|it| it.program_ns()) {
+            app.metrics.overhead.record_ns(handling_ns.saturating_sub(ns));
+        }
+        if let Some(timing) = headers::timing(&summary, handling_ns) {
+            response.headers_mut().insert("server-timing", timing);
+        }
     }
     // Probes and pages are no requests.
     let is_request = summary.is_some() || response.extensions().get::<Counted>().is_some();

@@ -51,6 +51,11 @@ impl Results {
         Self((bytes_max != 0).then(kept))
     }
 
+    /// Whether results are kept at all.
+    pub(crate) fn keeps(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Looks for the result of an input.
     pub(crate) fn look(&self, live: &Live, wanted: &Wanted, input: &ModelInput) -> Looked {
         let Some(kept) = &self.0 else { return Looked::Absent(None) };

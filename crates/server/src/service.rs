@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use calor_embed::batching::{BatchResult, ItemTerms, Priority};
-use calor_embed::{EmbeddingError, ModelId, PipelineOutput};
+use calor_embed::input::ModelInput;
+use calor_embed::pipeline::GroupTimes;
+use calor_embed::{EmbeddingError, ModelId, PipelineFront, PipelineOutput};
 use calor_telemetry::Counters;
 use calor_telemetry::clock::{Stopwatch, now_ns};
 
@@ -24,6 +26,8 @@ use crate::traces::Traces;
 
 /// Texts of so many bytes in all are counted on a thread that may be blocked.
 const INLINE_BYTES_MAX: usize = 16 << 10;
+/// As many are made ready for all models without one: four kinds of tokenizers take longer.
+const PREPARED_BYTES_MAX: usize = 4 << 10;
 
 /// A server without its doors.
 pub(crate) struct Service {
@@ -168,7 +172,7 @@ impl Service {
         let input_count = inputs.len();
         let single = input_count == 1;
         add(if single { &self.metrics.single_count } else { &self.metrics.batch_count }, 1);
-        let counted = self.count_all(&live, target, inputs, cut).await?;
+        let counted = self.count_all(&live, target, &wanted, inputs, cut).await?;
         let tokenization_ns = watch.elapsed_ns();
         self.metrics.tokenization.record_ns(tokenization_ns);
         let token_count = counted.iter().map(|it| it.token_count).sum();
@@ -206,9 +210,9 @@ impl Service {
     ) -> (Vec<BatchResult<Answer>>, usize) {
         let since_ns = now_ns();
         let job = |it: Counted| {
-            let Counted { input, token_count } = it;
+            let Counted { input, token_count, prepared } = it;
             let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
-            Job { input, wanted: wanted.clone(), terms, since_ns, is_second: false }
+            Job { input, prepared, wanted: wanted.clone(), terms, since_ns, is_second: false }
         };
         let mut places = Vec::with_capacity(counted.len());
         let mut jobs = Vec::new();
@@ -260,28 +264,40 @@ impl Service {
         (answers, hit_count)
     }
 
-    /// Counts every text, and cuts or refuses what is too long.
+    /// Counts every text, and cuts or refuses what is too long. Where all models run together and
+    /// no result may be known already, inputs are made ready for the device meanwhile.
     async fn count_all(
         &self,
         live: &Arc<Live>,
         target: Target,
+        wanted: &Wanted,
         inputs: Vec<Input>,
         cut: Cut,
     ) -> Result<Vec<Counted>, Refusal> {
         let truncate = cut.truncate.unwrap_or(self.options.auto_truncate);
         let bytes: usize = inputs.iter().map(Input::byte_count).sum();
         let single = inputs.len() == 1;
-        let live = live.clone();
+        let is_fused = matches!(wanted, Wanted::Fused { .. }) && !self.results.keeps();
+        let front = live.front.clone().filter(|_| is_fused);
+        let inline_bytes_max = if front.is_some() { PREPARED_BYTES_MAX } else { INLINE_BYTES_MAX };
+        let (live, now_s) = (live.clone(), self.batcher.now_s());
         let work = move || {
-            let one = |(index, input)| {
-                count(&live, target, input, truncate, cut.is_left).map_err(|source| match single {
+            let mut ready = front.map_or_else(Vec::new, |it| prepared(&it, &inputs, now_s));
+            ready.resize_with(inputs.len(), || None);
+            let one = |(index, (input, ready)): (usize, (Input, Option<Counted>))| {
+                let counted = match ready {
+                    Some(counted) => Ok(counted),
+                    // What is wrong with it, or too long of it, is found here.
+                    None => count(&live, target, input, truncate, cut.is_left),
+                };
+                counted.map_err(|source| match single {
                     true => Refusal::Whole(source),
                     false => Refusal::Input { index, source },
                 })
             };
-            inputs.into_iter().enumerate().map(one).collect()
+            inputs.into_iter().zip(ready).enumerate().map(one).collect()
         };
-        if bytes <= INLINE_BYTES_MAX {
+        if bytes <= inline_bytes_max {
             return work();
         }
         let lost = |_| EmbeddingError::InternalError { place: "tokenizing", source: None };
@@ -314,6 +330,22 @@ impl Service {
     }
 }
 
+/// Inputs that are ready as they are.
+fn prepared(front: &Arc<PipelineFront>, inputs: &[Input], now_s: i64) -> Vec<Option<Counted>> {
+    let whole = |it: &Input| match it {
+        Input::Whole(input) => Some(input.clone()),
+        Input::Ids(_) => None,
+    };
+    let texts: Vec<Option<ModelInput>> = inputs.iter().map(whole).collect();
+    let wanted: Vec<ModelInput> = texts.iter().flatten().cloned().collect();
+    let mut made = front.prepare_each(&wanted, now_s).into_iter();
+    let counted = |input: Option<ModelInput>| {
+        let input = input?;
+        Counted::whole(&input, made.next()?.ok()?)
+    };
+    texts.into_iter().map(counted).collect()
+}
+
 enum Place {
     Known(Arc<PipelineOutput>),
     Joined(Waiting, Job),
@@ -327,7 +359,7 @@ enum Half {
 
 /// An answer that nothing had to be run for.
 fn known(output: Arc<PipelineOutput>) -> Answer {
-    Answer { output, queue_ns: 0, inference_ns: 0, program_ns: None, batch_count: 0 }
+    Answer { output, queue_ns: 0, inference_ns: 0, times: None, batch_count: 0 }
 }
 
 async fn receive(reply: Option<Reply>) -> BatchResult<Answer> {
@@ -363,7 +395,7 @@ impl Answered {
             tokenization_ns: self.tokenization_ns,
             queue_ns: mean(|it| it.queue_ns),
             inference_ns: mean(|it| it.inference_ns),
-            program_ns: good.iter().find_map(|it| it.program_ns).filter(|_| good.len() == 1),
+            times: good.iter().find_map(|it| it.times).filter(|_| good.len() == 1),
             batch_count: good.iter().map(|it| it.batch_count).max().unwrap_or(0),
         }
     }
@@ -379,7 +411,7 @@ pub(crate) struct Summary {
     pub(crate) tokenization_ns: u64,
     pub(crate) queue_ns: u64,
     pub(crate) inference_ns: u64,
-    pub(crate) program_ns: Option<u64>,
+    pub(crate) times: Option<GroupTimes>,
     pub(crate) batch_count: usize,
 }
 

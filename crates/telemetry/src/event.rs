@@ -203,6 +203,8 @@ tags! {
         BufferPool as "buffer_pool",
         /// An input and a model revision to its embedding.
         EmbeddingResults as "embedding_results",
+        /// A word to its tokens.
+        TokenizedWords as "tokenized_words",
     }
     /// What memory is for.
     Memory {

@@ -19,6 +19,26 @@ pub struct PreparedBatch {
     pub(super) front: Arc<PipelineFront>,
 }
 
+/// An input that is ready for a batch.
+#[derive(Debug)]
+pub struct PreparedInput {
+    pub(super) item: Item,
+    /// Whoever prepared it.
+    pub(super) front: Arc<PipelineFront>,
+}
+
+impl PreparedInput {
+    /// Its tokens for the first model that has some; none where models run one after another.
+    pub fn token_count(&self) -> Option<usize> {
+        self.item.tokens.first().map(|it| it.ids.len())
+    }
+
+    /// Whether a model takes less than all of it.
+    pub fn is_truncated(&self) -> bool {
+        self.item.draft.flags.truncated || self.item.tokens.iter().any(|it| it.truncated)
+    }
+}
+
 impl PreparedBatch {
     /// Tokens of the whole batch for each tower; empty where models run one after another.
     pub fn token_counts(&self) -> Vec<usize> {

@@ -52,6 +52,13 @@ pub struct GroupTimes {
     pub output_ns: u64,
 }
 
+impl GroupTimes {
+    /// From the launch of the programs to their end.
+    pub fn program_ns(&self) -> u64 {
+        self.launch_ns + self.wait_ns
+    }
+}
+
 /// How the whole pipeline runs.
 #[derive(Debug)]
 pub(super) struct Forms {
@@ -280,9 +287,8 @@ fn own_forms(
         row.iter_mut().for_each(|row| row.sparse = sparse.clone());
     }
     for (index, (model, Left { id, part, slots })) in neural.iter().zip(left).enumerate() {
-        let on_device =
-            |wanted: ModelId| model.host().device_slots().iter().any(|it| it.0 == wanted);
-        if let Some(output) = slots.output("pooled").filter(|_| on_device(ModelId::Sparse)) {
+        let is_on_device = model.host().is_on_device(ModelId::Sparse);
+        if let Some(output) = slots.output("pooled").filter(|_| is_on_device) {
             let mut terms = vec![0.0_f32; group.len() * output.row_len];
             programs.read(*id, *part, output.slot, &mut terms)?;
             for (row, terms) in rows.iter_mut().zip(terms.chunks_exact(output.row_len)) {

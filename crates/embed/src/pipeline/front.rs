@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use calor_telemetry::clock::Stopwatch;
 
-use super::batch::{BehindDevice, ComputedBatch, Draft, Half, Item, PreparedBatch};
+use super::batch::{BehindDevice, ComputedBatch, Draft, Half, Item, PreparedBatch, PreparedInput};
 use super::forms::Row;
 use super::{PipelineOptions, PipelineOutput, embedding, text_of};
 use crate::embedding::{ConcatenatedEmbedding, MissingModels, ResultFlags, SlotRule};
@@ -15,14 +15,17 @@ use crate::fuser::FusedRows;
 use crate::hdc::HdcEncoder;
 use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
-use crate::pieces::in_pieces;
+use crate::pieces::{in_pieces, thread_count};
 use crate::slots::{HostSide, NeuralText, SlotVector};
 use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
+use crate::tokenizer::ContentIds;
 
 /// Inputs that a thread prepares, at least: fewer take less time than starting one.
 const PREPARED_EACH_MIN: usize = 2;
-/// Tokenizers of one text that a thread asks at least: as long as starting it takes.
-const HOSTS_EACH_MIN: usize = 3;
+/// Tokenizers of one long text that a thread asks at least.
+const KINS_EACH_MIN: usize = 1;
+/// A text of which each tokenizer has more to do than starting a thread takes.
+const LONG_BYTES: usize = 1024;
 /// Results that a thread makes, at least: fewer take less time than starting one.
 const OUTPUT_EACH_MIN: usize = 8;
 
@@ -35,11 +38,58 @@ pub struct PipelineFront {
     pub(super) loaded: BTreeSet<ModelId>,
     /// In the order of the towers.
     pub(super) hosts: Vec<Arc<HostSide>>,
+    pub(super) kins: Kins,
+    /// As the pipeline's: fronts of equal ones prepare alike.
+    pub(super) revision: Option<[u8; 32]>,
     /// Whether all models run together, so that tokens are made in front.
     pub(super) together: bool,
     pub(super) fusion: Option<FusedRows>,
     pub(super) positional: TemporalPositional,
     pub(super) hdc: Arc<HdcEncoder>,
+}
+
+/// Checkpoints whose tokenizers read a text alike: it is read once for all of them.
+#[derive(Debug)]
+struct Kin {
+    hosts: Vec<usize>,
+    /// Most ids that one of them takes; all where one refuses longer texts.
+    budget: Option<usize>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Kins {
+    kins: Vec<Kin>,
+    /// For each checkpoint.
+    of_hosts: Vec<usize>,
+}
+
+impl Kin {
+    fn content(
+        &self,
+        hosts: &[Arc<HostSide>],
+        text: &NeuralText<'_>,
+    ) -> EmbeddingResult<ContentIds> {
+        hosts[self.hosts[0]].content(text, self.budget)
+    }
+}
+
+impl Kins {
+    pub(super) fn of(hosts: &[Arc<HostSide>]) -> Self {
+        let mut out = Self::default();
+        for (index, host) in hosts.iter().enumerate() {
+            let found = out.kins.iter().position(|it| hosts[it.hosts[0]].kin() == host.kin());
+            let kin = found.unwrap_or_else(|| {
+                out.kins.push(Kin { hosts: Vec::new(), budget: Some(0) });
+                out.kins.len() - 1
+            });
+            let Kin { hosts, budget } = &mut out.kins[kin];
+            hosts.push(index);
+            *budget = budget.zip(host.budget()).map(|(a, b)| a.max(b));
+            out.of_hosts.push(kin);
+        }
+        out
+    }
 }
 
 impl PipelineFront {
@@ -51,6 +101,8 @@ impl PipelineFront {
             reference_s: options.reference_s,
             loaded: BTreeSet::new(),
             hosts: Vec::new(),
+            kins: Kins::default(),
+            revision: None,
             together: false,
             fusion: None,
             positional: TemporalPositional::new(),
@@ -58,18 +110,70 @@ impl PipelineFront {
         }
     }
 
-    /// The part of [`PipelineCore::embed_batch`] that needs no device: checks, models that are
-    /// arithmetic, and tokens.
+    /// The part of [`crate::PipelineCore::embed_batch`] that needs no device: checks, models that
+    /// are arithmetic, and tokens.
     pub fn prepare_batch(self: &Arc<Self>, inputs: &[ModelInput], now_s: i64) -> PreparedBatch {
-        // Tokenizers of one text do not wait for each other; those of many have enough to do.
-        let hosts_min = if inputs.len() == 1 { HOSTS_EACH_MIN } else { self.hosts.len() };
-        let prepare = |input: &ModelInput| self.prepare(input, now_s, hosts_min);
-        let items = in_pieces(inputs, PREPARED_EACH_MIN, prepare);
+        PreparedBatch { items: self.prepare_items(inputs, now_s), front: self.clone() }
+    }
+
+    /// As [`PipelineFront::prepare_batch`], one by one: for batches that are put together later.
+    pub fn prepare_each(
+        self: &Arc<Self>,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> Vec<EmbeddingResult<PreparedInput>> {
+        let items = self.prepare_items(inputs, now_s).into_iter();
+        items.map(|it| it.map(|item| PreparedInput { item, front: self.clone() })).collect()
+    }
+
+    /// A batch of inputs of which some are prepared. What was prepared for other models is
+    /// prepared again.
+    pub fn gather(
+        self: &Arc<Self>,
+        inputs: &[ModelInput],
+        prepared: Vec<Option<PreparedInput>>,
+        now_s: i64,
+    ) -> PreparedBatch {
+        let mut prepared = prepared.into_iter();
+        let ready = inputs.iter().map(|_| {
+            let it = prepared.next().flatten()?;
+            it.front.is_alike(self).then_some(it.item)
+        });
+        let ready: Vec<Option<Item>> = ready.collect();
+        let rest: Vec<ModelInput> =
+            inputs.iter().zip(&ready).filter(|it| it.1.is_none()).map(|it| it.0.clone()).collect();
+        let mut rest = self.prepare_items(&rest, now_s).into_iter();
+        let lost = || EmbeddingError::InternalError { place: "a prepared input", source: None };
+        let item = |it: Option<Item>| match it {
+            Some(item) => Ok(item),
+            None => rest.next().unwrap_or_else(|| Err(lost())),
+        };
+        let items = ready.into_iter().map(item).collect();
         PreparedBatch { items, front: self.clone() }
     }
 
-    /// Where it is one of few inputs, hosts of `hosts_min` or more are asked at once.
-    fn prepare(&self, input: &ModelInput, now_s: i64, hosts_min: usize) -> EmbeddingResult<Item> {
+    /// Whether what the other prepares is what this one prepares.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.revision.is_some()
+                && self.revision == other.revision
+                && self.loaded == other.loaded
+                && self.together == other.together)
+    }
+
+    fn prepare_items(&self, inputs: &[ModelInput], now_s: i64) -> Vec<EmbeddingResult<Item>> {
+        // Tokenizers of one long text do not wait for each other; those of many have enough to do,
+        // and those of a short one are done before a thread has started.
+        let is_long = |it: &ModelInput| text_of(it).is_some_and(|it| LONG_BYTES <= it.len());
+        let kins_min = match inputs {
+            [input] if is_long(input) => KINS_EACH_MIN,
+            _ => self.hosts.len(),
+        };
+        in_pieces(inputs, PREPARED_EACH_MIN, |input| self.prepare(input, now_s, kins_min))
+    }
+
+    /// Where it is one of few inputs, tokenizers of `kins_min` or more are asked at once.
+    fn prepare(&self, input: &ModelInput, now_s: i64, kins_min: usize) -> EmbeddingResult<Item> {
         let draft = self.admit(&self.loaded, input, now_s)?;
         let Some(text) = text_of(draft.admitted.input()).filter(|_| self.together) else {
             return Ok(Item { tokens: Vec::new(), sparse: None, draft });
@@ -77,11 +181,11 @@ impl PipelineFront {
         let text = NeuralText { text, role: draft.admitted.directives().role };
         let mut tokens = Vec::with_capacity(self.hosts.len());
         let mut sparse = None;
-        let of_hosts = in_pieces(&self.hosts, hosts_min, |host| host.prepare(&text));
-        for (host, prepared) in self.hosts.iter().zip(of_hosts) {
-            let prepared = prepared?;
-            let on_device = |wanted: ModelId| host.device_slots().iter().any(|it| it.0 == wanted);
-            if host.models().contains(&ModelId::Sparse) && !on_device(ModelId::Sparse) {
+        let contents = in_pieces(&self.kins.kins, kins_min, |it| it.content(&self.hosts, &text));
+        let contents = contents.into_iter().collect::<EmbeddingResult<Vec<ContentIds>>>()?;
+        for (host, kin) in self.hosts.iter().zip(&self.kins.of_hosts) {
+            let prepared = host.framed(&contents[*kin], text.role)?;
+            if host.models().contains(&ModelId::Sparse) && !host.is_on_device(ModelId::Sparse) {
                 sparse = Some(host.host_sparse(&prepared.ids)?);
             }
             tokens.push(prepared);
@@ -156,10 +260,12 @@ impl PipelineFront {
     /// Results of a batch, in its order.
     pub fn finish_batch(&self, computed: ComputedBatch) -> Vec<EmbeddingResult<PipelineOutput>> {
         let mut work = computed.0;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let each = work.len().div_ceil(threads).max(OUTPUT_EACH_MIN);
+        let each = work.len().div_ceil(thread_count()).max(OUTPUT_EACH_MIN);
         let make =
             |work: Vec<Half>| -> Vec<_> { work.into_iter().map(|it| self.done(it)).collect() };
+        if work.len() <= each {
+            return make(work);
+        }
         let make = &make;
         std::thread::scope(|scope| {
             let mut others = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use calor_runtime::{Build, LaneId};
 
+use super::front::Kins;
 use super::revision;
 use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineFront, PipelineOptions};
 use crate::embedding::MissingModels;
@@ -15,7 +16,7 @@ use crate::hdc::{HdcEncoder, HdcMode};
 use crate::model_id::ModelId;
 use crate::profile::Need;
 use crate::programs::Programs;
-use crate::slots::NeuralModel;
+use crate::slots::{HostSide, NeuralModel};
 
 impl PipelineCore {
     /// Opens the fusion and loads every model that the options name. Programs are built when
@@ -80,11 +81,15 @@ impl PipelineCore {
 
     /// Makes the front anew, after whatever it depends on has changed.
     pub(super) fn renew_front(&mut self) {
-        let hosts = self.neural.iter().map(|it| it.host().clone()).collect();
+        let hosts: Vec<Arc<HostSide>> = self.neural.iter().map(|it| it.host().clone()).collect();
+        let counters = self.programs.counters();
+        hosts.iter().for_each(|it| it.tokenizer().count_in(counters));
         let fusion = self.fusion.as_ref().map(FuseMoE::rows);
         let front = PipelineFront {
             loaded: self.loaded.clone(),
+            kins: Kins::of(&hosts),
             hosts,
+            revision: self.revision,
             together: self.forms.is_some(),
             fusion,
             ..PipelineFront::of(&self.options, self.front.hdc.clone())

@@ -170,7 +170,8 @@ impl PipelineCore {
         let now = revision::of(&self.options, self.programs.signature());
         let revision = self.revision.filter(|it| now == Some(*it));
         let Self { programs, .. } = self;
-        let core = Self { programs: programs.seal()?, revision, ..self };
+        let mut core = Self { programs: programs.seal()?, revision, ..self };
+        core.renew_front();
         let (build, wall_ns) = (core.programs.times(), watch.elapsed_ns());
         Ok((core, ReadyReport { build, wall_ns, ..report }))
     }

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use calor_runtime::LaneId;
 use calor_weights::{Checkpoint, EncoderConfig, Head, ModelConfig, Weights};
 
-use super::{HostSide, MAP_SEED, NeuralModel, Tokens, slot_name};
+use super::{HostSide, MAP_SEED, NeuralModel, Prefix, Tokens, slot_name};
 use crate::checkpoint_source::CheckpointSource;
 use crate::encoder::{Pooling, SlotKind, SlotMap, TextOutputs};
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::BATCH_SIZES;
 use crate::image_tower::ImageTower;
+use crate::input::Role;
 use crate::model_id::ModelId;
 use crate::packing::Bucket;
 use crate::pipeline::PipelineOptions;
 use crate::pooling::end_of_text;
 use crate::profile::{Need, Profile};
 use crate::projection::{GaussianRows, OrthonormalMap, ROWS_NAME, SparseProjection};
-use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit};
+use crate::tokenizer::{ColbertOptions, ColbertTokenizer, TextTokenizer, TokenLimit, e5_prefix};
 use crate::tower::{TextTower, TextTowerSpec};
 
 /// Rows of the sparse projection that are kept in memory.
@@ -73,6 +74,10 @@ impl NeuralModel {
         let sparse = sparse.transpose()?;
         let map = if trunk { None } else { host_map(model_id, native)? };
         let image = image_tower(need.name, &config, head, options, &source, lane)?;
+        let prefix = match models == [ModelId::Semantic] && !trunk {
+            true => prefix_of(&tokenizer)?,
+            false => Prefix::None,
+        };
         let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
         let spec = TextTowerSpec {
             label: need.name.into(),
@@ -92,6 +97,7 @@ impl NeuralModel {
             models,
             has_images: image.is_some(),
             tokens,
+            prefix,
             limit,
             sparse,
             map,
@@ -241,6 +247,15 @@ fn host_map(model: Option<ModelId>, native: usize) -> EmbeddingResult<Option<Ort
             OrthonormalMap::new(seed, native, model.slot_dimension()).map(Some)
         }
     }
+}
+
+/// What E5 puts before a text.
+fn prefix_of(tokenizer: &TextTokenizer) -> EmbeddingResult<Prefix> {
+    if !tokenizer.cuts_words() {
+        return Ok(Prefix::Words);
+    }
+    let ids = |role| tokenizer.raw_ids(e5_prefix(role));
+    Ok(Prefix::Ids { query: ids(Role::Query)?, passage: ids(Role::Passage)? })
 }
 
 fn tokens_of(tokenizer: TextTokenizer, head: Head, len_max: usize) -> EmbeddingResult<Tokens> {

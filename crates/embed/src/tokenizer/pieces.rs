@@ -56,7 +56,7 @@ impl TextTokenizer {
     pub fn count(&self, text: &str, token_count_max: usize) -> EmbeddingResult<usize> {
         let frame = self.opening.len() + self.closing.len();
         let budget = token_count_max.saturating_sub(frame);
-        let (ids, truncated) = self.content(text, budget)?;
+        let (ids, truncated) = self.first_ids(text, budget)?;
         Ok(ids.len() + frame + usize::from(truncated))
     }
 }

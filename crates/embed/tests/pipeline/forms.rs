@@ -32,6 +32,15 @@ fn texts(count: usize) -> Vec<ModelInput> {
     (0..count).map(|at| ModelInput::text(text(at)).unwrap()).collect()
 }
 
+fn query() -> ModelInput {
+    ModelInput::text_with_instruction("what is heat", Some("role:query".into())).unwrap()
+}
+
+/// A text that every model cuts, each at its own place.
+fn too_long() -> ModelInput {
+    ModelInput::text("warm words in transit ".repeat(300)).unwrap()
+}
+
 fn outputs(core: &mut PipelineCore, inputs: &[ModelInput]) -> Vec<PipelineOutput> {
     let outputs = core.embed_batch(inputs, NOW_S).unwrap();
     outputs.into_iter().map(Result::unwrap).collect()
@@ -53,7 +62,10 @@ fn together_is_what_one_by_one_is() {
     let before = together.programs().counters().snapshot();
     // One launch, several, in turn, and more than fit at once.
     for count in [1, 4, 5, 40, 90] {
-        let inputs = texts(count);
+        let mut inputs = texts(count);
+        if count == 5 {
+            inputs.extend([query(), too_long()]);
+        }
         let (got, want) = (outputs(&mut together, &inputs), outputs(&mut apart, &inputs));
         for (got, want) in got.iter().zip(&want) {
             let (slots, wanted) = (got.embeddings.as_slice(), want.embeddings.as_slice());
@@ -123,6 +135,26 @@ fn overlapped_pieces_give_what_one_after_another_gives_bit_for_bit() {
             assert!(got == want, "text {place}, slots on the device: {device_slots}");
         }
     }
+}
+
+#[test]
+fn inputs_prepared_one_by_one_are_a_batch_of_them() {
+    let (mut warm, _) = core(true).warm().unwrap();
+    let mut inputs = texts(5);
+    inputs.extend([query(), too_long()]);
+    inputs[3] = ModelInput::Text { content: String::new(), instruction: None };
+    let want = said(warm.embed_batch(&inputs, NOW_S).unwrap());
+    let front = warm.front().clone();
+    let each = front.prepare_each(&inputs, NOW_S);
+    assert!(each[3].is_err() && each[6].as_ref().unwrap().is_truncated());
+    assert!(each[5].as_ref().unwrap().token_count().is_some());
+    let some = each.into_iter().enumerate().map(|(at, it)| it.ok().filter(|_| at % 3 != 1));
+    let batch = front.gather(&inputs, some.collect(), NOW_S);
+    assert_eq!(said(warm.run_batch(batch).unwrap()), want);
+    // Another pipeline's are made again.
+    let others = core(false).front().prepare_each(&inputs, NOW_S);
+    let batch = front.gather(&inputs, others.into_iter().map(Result::ok).collect(), NOW_S);
+    assert_eq!(said(warm.run_batch(batch).unwrap()), want);
 }
 
 #[test]

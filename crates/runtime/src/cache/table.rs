@@ -111,6 +111,16 @@ pub static CACHES: &[CacheRow] = &[
                        never kept",
         counters: &["hits", "misses", "inserts", "evictions", "corrupt", "usage"],
     },
+    CacheRow {
+        cache: Cache::TokenizedWords,
+        owner: Some("crates/embed/src/tokenizer/words.rs"),
+        rejected: None,
+        lives: "memory of one tokenizer",
+        key: "a word with the spaces in front of it",
+        bound: ("4 MiB for each tokenizer; words of up to 48 bytes", &[]),
+        invalidation: "others are asked for more often; ids of a word never change",
+        counters: &["hits", "misses", "inserts", "evictions", "usage"],
+    },
 ];
 
 /// What a cache with a place on the disk counts.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use calor_embed::batching::{ItemTerms, run_split};
 use calor_embed::input::ModelInput;
+use calor_embed::pipeline::{GroupTimes, PreparedInput};
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineOutput};
 use calor_telemetry::clock::now_ns;
 
@@ -69,8 +70,8 @@ fn run_group(place: &Place<'_>, engine: &mut dyn Engine, wanted: &Wanted, group:
     let now_s = (place.shared.clock)();
     let results =
         guarded(place, || run_split(&going.inputs, |part| engine.run(wanted, part, now_s)));
-    if going.inputs.len() == 1 && matches!(wanted, Wanted::Fused { .. }) {
-        going.program_ns = engine.program_ns();
+    if matches!(wanted, Wanted::Fused { .. }) {
+        going.ran(engine);
     }
     going.answer(place, results);
 }
@@ -78,8 +79,9 @@ fn run_group(place: &Place<'_>, engine: &mut dyn Engine, wanted: &Wanted, group:
 /// Items of one group between the queue and their answers.
 pub(super) struct Going {
     start_ns: u64,
-    program_ns: Option<u64>,
+    pub(super) times: Option<GroupTimes>,
     pub(super) inputs: Vec<ModelInput>,
+    pub(super) prepared: Vec<Option<PreparedInput>>,
     /// What was around each input, and where its answer goes.
     around: Vec<(Around, Sender)>,
 }
@@ -96,15 +98,24 @@ impl Going {
     pub(super) fn of(group: Group) -> Self {
         let mut going = Self {
             start_ns: now_ns(),
-            program_ns: None,
-            inputs: Vec::new(),
+            times: None,
+            inputs: Vec::with_capacity(group.len()),
+            prepared: Vec::with_capacity(group.len()),
             around: Vec::with_capacity(group.len()),
         };
-        for (Job { input, wanted, terms, since_ns, is_second }, reply) in group {
+        for (Job { input, prepared, wanted, terms, since_ns, is_second }, reply) in group {
             going.inputs.push(input);
+            going.prepared.push(prepared);
             going.around.push((Around { wanted, terms, since_ns, is_second }, reply));
         }
         going
+    }
+
+    /// Fused vectors of them were computed just now.
+    pub(super) fn ran(&mut self, engine: &dyn Engine) {
+        if self.inputs.len() == 1 {
+            self.times = engine.times();
+        }
     }
 
     /// Answers every item. What was computed on a device that is lost goes back into the queue,
@@ -143,7 +154,7 @@ impl Going {
                 output: Arc::new(output),
                 queue_ns,
                 inference_ns,
-                program_ns: self.program_ns,
+                times: self.times,
                 batch_count,
             });
             // The caller may have gone meanwhile.
@@ -159,12 +170,14 @@ impl Going {
         for (input, (around, reply)) in self.inputs.into_iter().zip(self.around) {
             let Around { wanted, terms, since_ns, is_second } = around;
             if others && !is_second {
-                let job = Job { input, wanted, terms, since_ns, is_second: true };
+                let prepared = None;
+                let job = Job { input, prepared, wanted, terms, since_ns, is_second: true };
                 let _ = state.queue.add_with(job, reply, terms);
                 add(&place.shared.metrics.moved_items, 1);
             } else {
                 start_ns = self.start_ns;
-                kept.push((Job { input, wanted, terms, since_ns, is_second }, reply));
+                let prepared = None;
+                kept.push((Job { input, prepared, wanted, terms, since_ns, is_second }, reply));
             }
         }
         drop(state);

@@ -1,5 +1,6 @@
 //! What headers say: how urgent a request is, and where its answer came from.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
@@ -45,6 +46,29 @@ pub(crate) fn priority(word: &str) -> Result<Priority, Refusal> {
             Err(Refusal::Field { field: PRIORITY, value, want })
         }
     }
+}
+
+/// What a request took, step by step, in milliseconds, as pages and tools of browsers show it.
+/// `handling_ns` is from its head to that of its answer.
+pub(super) fn timing(summary: &Summary, handling_ns: u64) -> Option<HeaderValue> {
+    let steps = [
+        ("tokenize", Some(summary.tokenization_ns)),
+        ("queue", Some(summary.queue_ns)),
+        ("batch", Some(summary.inference_ns)),
+        ("device", summary.times.map(|it| it.device_ns)),
+        ("program", summary.times.map(|it| it.program_ns())),
+        ("output", summary.times.map(|it| it.output_ns)),
+        ("total", Some(handling_ns)),
+    ];
+    let mut text = String::with_capacity(128);
+    for (name, ns) in steps {
+        if let Some(ns) = ns {
+            let separator = if text.is_empty() { "" } else { ", " };
+            // Nothing goes wrong when a string is written to.
+            let _ = write!(text, "{separator}{name};dur={:.3}", ns as f64 / 1e6);
+        }
+    }
+    HeaderValue::try_from(text).ok()
 }
 
 /// An answer with where it came from: device, precision, batch, cache and times in ms.

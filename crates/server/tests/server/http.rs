@@ -21,6 +21,8 @@ async fn embed_gives_one_vector_for_each_input() {
     let two = server.post("/embed", r#"{"inputs": ["heat", "cold"]}"#).await;
     close(&numbers(&two.good()[1]), &fused("cold"));
     assert_eq!(two.header("x-compute-type"), "cpu");
+    let timing = two.header("server-timing");
+    assert!(timing.starts_with("tokenize;dur=") && timing.contains(", total;dur="), "{timing}");
     assert_eq!(two.header("x-compute-characters"), "8");
     assert_ne!(two.header("x-compute-tokens"), "");
     let cut = server.post("/embed", r#"{"inputs": "heat", "dimensions": 4}"#).await.good();

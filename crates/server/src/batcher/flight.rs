@@ -1,5 +1,5 @@
-//! Full batches one behind the other: the next is prepared and the previous one answered while one
-//! is computed.
+//! A batch in three steps: preparing, computing, answering. Full batches fly one behind the other:
+//! the next is prepared and the previous one answered while one is computed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -34,8 +34,16 @@ enum Stage {
     Done(EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>),
 }
 
+/// Runs a batch, step by step.
+pub(super) fn alone(place: &Place<'_>, core: &mut PipelineCore, batch: Group) {
+    let front = core.front().clone();
+    let flight = prepare(place, &front, batch);
+    let flight = compute(place, core, flight);
+    finish(place, &front, flight);
+}
+
 /// Runs a batch, and more as long as full ones wait.
-pub(super) fn run(place: &Place<'_>, core: &mut PipelineCore, first: Group) {
+pub(super) fn overlapped(place: &Place<'_>, core: &mut PipelineCore, first: Group) {
     let front = core.front().clone();
     let Ok(pool) = StreamPool::new(1) else { return };
     let executor = OverlappedExecutor::new(Arc::new(pool));
@@ -45,7 +53,10 @@ pub(super) fn run(place: &Place<'_>, core: &mut PipelineCore, first: Group) {
         &mut [core],
         |batch| prepare(place, &front, batch),
         |core, flight| Ok::<Flight, Infallible>(compute(place, core, flight)),
-        |flight| finish(place, &front, flight),
+        |flight| {
+            add(&place.shared.metrics.overlapped_batches, 1);
+            finish(place, &front, flight);
+        },
     );
     let Ok(_) = computed;
 }
@@ -55,10 +66,11 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
     let token_count = counted(place, &batch);
     let now_s = (place.shared.clock)();
     let groups = groups(batch).into_iter().map(|(wanted, group)| {
-        let going = Going::of(group);
+        let mut going = Going::of(group);
         let stage = match wanted {
             Wanted::Fused { .. } => {
-                let prepared = guarded(place, || Ok(front.prepare_batch(&going.inputs, now_s)));
+                let ready = std::mem::take(&mut going.prepared);
+                let prepared = guarded(place, || Ok(front.gather(&going.inputs, ready, now_s)));
                 prepared.map_or_else(|err| Stage::Done(Err(err)), Stage::Prepared)
             }
             Wanted::Models(_) => Stage::Whole,
@@ -71,14 +83,17 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
 fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight {
     let watch = Stopwatch::start();
     let _load = place.shared.balancer.reserve_on(place.index, flight.token_count as u64);
-    let groups = flight.groups.into_iter().map(|(wanted, going, stage)| {
+    let groups = flight.groups.into_iter().map(|(wanted, mut going, stage)| {
         let stage = match stage {
             // What lost the device was another batch.
             Stage::Prepared(_) | Stage::Whole if place.is_broken() => Stage::Done(Err(gone())),
             Stage::Prepared(prepared) => {
                 core.set_own_forms(wanted == Wanted::Fused { own_forms: true });
                 match guarded(place, || core.compute_batch(prepared)) {
-                    Ok(computed) => Stage::Computed(computed),
+                    Ok(computed) => {
+                        going.ran(core);
+                        Stage::Computed(computed)
+                    }
                     Err(err) if is_out_of_memory(&err) => whole(place, core, &wanted, &going),
                     Err(err) => Stage::Done(Err(err)),
                 }
@@ -104,13 +119,16 @@ fn whole(place: &Place<'_>, core: &mut PipelineCore, wanted: &Wanted, going: &Go
 }
 
 fn finish(place: &Place<'_>, front: &PipelineFront, flight: Flight) {
-    add(&place.shared.metrics.overlapped_batches, 1);
-    for (_, going, stage) in flight.groups {
+    for (_, mut going, stage) in flight.groups {
+        let watch = Stopwatch::start();
         let results = match stage {
             Stage::Done(results) => results,
             Stage::Computed(computed) => guarded(place, || Ok(front.finish_batch(computed))),
             Stage::Prepared(_) | Stage::Whole => Err(gone()),
         };
+        if let Some(times) = &mut going.times {
+            times.output_ns = watch.elapsed_ns();
+        }
         going.answer(place, results);
     }
     let wall_ns = now_ns().saturating_sub(flight.since_ns);
