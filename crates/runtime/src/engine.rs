@@ -128,8 +128,8 @@ struct Part {
     branch: usize,
     bucket: [u32; 2],
     plan: Plan,
-    /// Bytes moved and operations of a run, as the plan says.
-    cost: (u64, u64),
+    /// Bytes moved in a run, as the plan says.
+    moved_bytes: u64,
     codes: Vec<CodeId>,
     bindings: Vec<Binding>,
     /// First byte of its branch in the arena.

@@ -94,7 +94,7 @@ impl Engine {
                 branch: *branch,
                 bucket: [spec.token_count_max, spec.sequence_count_max],
                 digest: plan.digest(),
-                cost: plan.cost(),
+                moved_bytes: plan.cost().0,
                 plan,
                 codes,
                 bindings,
