@@ -8,22 +8,17 @@ host, in microseconds, and TFLOP/s. Sizes and inputs are those of `calor-suite -
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 import typing
 
 import torch
 import transformers
 
-SIZES = {
-    "large 1x32": (24, 1024, 1, 32),
-    "large 1x512": (24, 1024, 1, 512),
-    "large 32x512": (24, 1024, 32, 512),
-    "base 1x32": (12, 768, 1, 32),
-    "base 320x50": (12, 768, 320, 50),
-    "base 32x512": (12, 768, 32, 512),
-    "minilm 64x128": (6, 384, 64, 128),
-}
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from sizes import ENCODERS, head_count, made_ids  # noqa: E402
 
 
 class Pooled(torch.nn.Module):
@@ -39,12 +34,11 @@ class Pooled(torch.nn.Module):
 
 
 def measure(name: str, compiled: bool, record: typing.TextIO | None) -> None:
-    layers, hidden, sequences, length = SIZES[name]
-    heads = 12 if hidden == 384 else hidden // 64
+    layers, hidden, sequences, length = ENCODERS[name]
     config = transformers.BertConfig(
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
+        num_attention_heads=head_count(hidden),
         intermediate_size=4 * hidden,
     )
     torch.manual_seed(0)
@@ -52,8 +46,7 @@ def measure(name: str, compiled: bool, record: typing.TextIO | None) -> None:
     model = Pooled(encoder).to("cuda", torch.bfloat16).eval()
     if compiled:
         model = torch.compile(model, mode="reduce-overhead")
-    rows = torch.arange(sequences * length)
-    ids = ((rows * 7919 + 13) % 30522).reshape(sequences, length).pin_memory()
+    ids = made_ids(torch, sequences, length).pin_memory()
     times = []
     with torch.inference_mode():
         for _ in range(110):
@@ -84,7 +77,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--json", type=argparse.FileType("a"), help="file to add samples to")
     arguments = parser.parse_args()
-    for name in SIZES:
+    for name in ENCODERS:
         if not arguments.names or any(it in name for it in arguments.names):
             measure(name, arguments.compile, arguments.json)
 

@@ -13,20 +13,10 @@ import torch
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from answer import measure  # noqa: E402
+from sizes import ENCODERS, WORDS, head_count, made_ids  # noqa: E402
 
-WORDS = 30_522
-# Layers, hidden, sequences, tokens of each.
-ENCODERS = {
-    "large 1x32": (24, 1024, 1, 32),
-    "large 1x512": (24, 1024, 1, 512),
-    "large 32x512": (24, 1024, 32, 512),
-    "base 1x32": (12, 768, 1, 32),
-    "base 320x50": (12, 768, 320, 50),
-    "base 32x512": (12, 768, 32, 512),
-    "minilm 64x128": (6, 384, 64, 128),
-    # For a look at agreement where there is no GPU.
-    "tiny 3x5": (2, 128, 3, 5),
-}
+# For a look at agreement where there is no GPU.
+ALL = ENCODERS | {"tiny 3x5": (2, 128, 3, 5)}
 M64 = (1 << 64) - 1
 
 
@@ -67,7 +57,7 @@ class Encoder(torch.nn.Module):
 
     def __init__(self, layers, hidden, device, dtype):
         super().__init__()
-        self.heads, self.hidden, self.dtype = (12 if hidden == 384 else hidden // 64), hidden, dtype
+        self.heads, self.hidden, self.dtype = head_count(hidden), hidden, dtype
         make = Weights(device)
         norm = lambda: (make(hidden), make(hidden))
         linear = lambda to, of: (make(to, of).to(dtype), make(to).to(dtype))
@@ -102,19 +92,18 @@ class Encoder(torch.nn.Module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("mode", choices=["eager", "compile"])
-    parser.add_argument("encoder", choices=list(ENCODERS))
+    parser.add_argument("encoder", choices=list(ALL))
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
-    layers, hidden, sequences, length = ENCODERS[options.encoder]
+    layers, hidden, sequences, length = ALL[options.encoder]
     cuda = options.device.startswith("cuda")
 
     def open_case():
         model = Encoder(layers, hidden, options.device, getattr(torch, options.dtype)).eval()
         inner = torch.compile(model, mode="reduce-overhead") if options.mode == "compile" else model
-        rows = torch.arange(sequences * length)
-        ids = ((rows * 7919 + 13) % WORDS).reshape(sequences, length)
+        ids = made_ids(torch, sequences, length)
         ids = ids.pin_memory() if cuda else ids
 
         @torch.inference_mode()

@@ -74,14 +74,16 @@ fn run() -> Result<Exit, Failure> {
     };
     let environment = Environment::read();
     let quiet = arguments.quiet;
-    let recording = Recording::start(&arguments.telemetry, arguments.command.name(), options);
+    let command = &arguments.command;
+    let is_endless = matches!(command, Command::Serve(_));
+    let recording = Recording::start(&arguments.telemetry, command.name(), options, is_endless);
     let _listening = listen(&arguments.telemetry, &recording)?;
     let done = match settings {
         Some(settings) => answer::line(settings.trim_end()).map(|()| Exit::Done),
-        None => dispatch(&arguments.command, &environment, &recording, quiet),
+        None => dispatch(command, &environment, &recording, quiet),
     };
     // What happened before a failure is worth as much.
-    let keeps = arguments.command.leaves_a_summary() || arguments.telemetry.names_a_file();
+    let keeps = command.leaves_a_summary() || arguments.telemetry.names_a_file();
     let written = if keeps { recording.finish(&environment) } else { Ok(()) };
     let exit = done?;
     written?;

@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Exit, Failure> {
     };
     if !arguments.json {
         answer::line(format!(
-            "{:>10} {:>10} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>11}",
+            "{:>10} {:>10} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>11} {:>9}",
             "offered/s",
             "items/s",
             "good",
@@ -43,7 +43,8 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Exit, Failure> {
             "p50 ms",
             "p95 ms",
             "p99 ms",
-            "outside us"
+            "outside us",
+            "Tflop/s"
         ))?;
     }
     let mut failed = None;
@@ -86,8 +87,9 @@ fn bodies(arguments: &LoadArguments, count: usize) -> Vec<String> {
 
 fn row(point: &LoadPoint) -> String {
     let outside = point.overhead_p50_us.map_or("-".into(), |it| format!("{it:.0}"));
+    let tflops = point.flop_per_s.map_or("-".into(), |it| format!("{:.3}", it / 1e12));
     format!(
-        "{:>10.1} {:>10.1} {:>8} {:>8} {:>8} {:>9.2} {:>9.2} {:>9.2} {outside:>11}",
+        "{:>10.1} {:>10.1} {:>8} {:>8} {:>8} {:>9.2} {:>9.2} {:>9.2} {outside:>11} {tflops:>9}",
         point.offered_per_s,
         point.items_per_s,
         point.good_count,
@@ -111,5 +113,6 @@ fn in_json(point: &LoadPoint) -> Json {
         "p95_ms": point.p95_ms,
         "p99_ms": point.p99_ms,
         "overhead_p50_us": point.overhead_p50_us,
+        "flop_per_s": point.flop_per_s,
     })
 }

@@ -25,6 +25,8 @@ use crate::{
 
 /// Records of each thread that are kept when no file was asked for.
 const RING_RECORD_COUNT: usize = 4096;
+/// Records of each thread that a command without an end keeps for a file.
+const FILE_RECORD_COUNT: usize = 1 << 16;
 /// Threads that a ring has room for.
 const RING_THREAD_COUNT: usize = 16;
 /// The summary of the last run, in the store.
@@ -75,13 +77,21 @@ impl Kept {
 }
 
 impl Recording {
-    /// Starts to keep what the flags ask for; `program` is the command's name.
-    pub(crate) fn start(wanted: &TelemetryArguments, program: &'static str, options: Json) -> Self {
-        let for_files = wanted.telemetry.is_some() || wanted.trace.is_some();
+    /// Starts to keep what the flags ask for; `program` is the command's name. What would grow for
+    /// ever, because the command `is_endless`, is cut to the last events.
+    pub(crate) fn start(
+        wanted: &TelemetryArguments,
+        program: &'static str,
+        options: Json,
+        is_endless: bool,
+    ) -> Self {
+        let for_files = wanted.names_a_file();
+        let last = |count| Kept::Last(Arc::new(Ring::new(RING_THREAD_COUNT, count)));
         let kept = match (wanted.no_telemetry, for_files) {
             (true, _) => Kept::Nothing,
+            (false, true) if is_endless => last(FILE_RECORD_COUNT),
             (false, true) => Kept::All(Arc::new(Log::new())),
-            (false, false) => Kept::Last(Arc::new(Ring::new(RING_THREAD_COUNT, RING_RECORD_COUNT))),
+            (false, false) => last(RING_RECORD_COUNT),
         };
         let counters = Arc::new(Counters::new());
         Self {
@@ -106,12 +116,12 @@ impl Recording {
             telemetry_socket: None,
             no_telemetry: true,
         };
-        Self::start(&wanted, "", Json::Null)
+        Self::start(&wanted, "", Json::Null, false)
     }
 
     /// Whether every event is kept until the end.
     pub(crate) fn is_for_files(&self) -> bool {
-        self.wanted.telemetry.is_some() || self.wanted.trace.is_some()
+        self.wanted.names_a_file()
     }
 
     /// Where events go.

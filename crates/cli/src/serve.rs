@@ -32,15 +32,10 @@ pub(crate) fn run(
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let run = &arguments.run;
-    if recording.is_for_files() {
-        return Err(Failure::usage("a server keeps no events in files")
-            .why("it runs for ever, and they would grow for ever")
-            .hint("leave out `--telemetry` and `--trace`; counts are at /metrics"));
-    }
     let places = places(arguments)?;
     let mut options = options(arguments);
     options.device_clock = device_clock(&places);
-    let counters = recording.counters.clone();
+    let (counters, recorder) = (recording.counters.clone(), recording.recorder());
     // Before anything is pulled: a device that is not there ends the command.
     for place in &places {
         drop(open_build(place, &environment, &recording)?);
@@ -52,7 +47,7 @@ pub(crate) fn run(
     let opener = opener(places, environment, recording, recipe);
     interrupt::hold();
     let mut watch = Told { quiet, scheme };
-    match serve(options, opener, clock, counters, &mut watch) {
+    match serve(options, opener, clock, counters, recorder, &mut watch) {
         Ok(Ended::Drained) => Ok(Exit::Done),
         Ok(Ended::CutOff) => Err(Failure::new(Exit::Environment, "requests were cut off")
             .why("they took longer than `--drain-timeout-ms` allows")),

@@ -189,11 +189,82 @@ fn load_on_a_server_is_a_curve_with_what_the_server_adds() {
             (&point["sent_count"], &0.into())
         );
         assert!(0.0 < point["p50_ms"].as_f64().unwrap(), "{point}");
+        assert!(0.0 < point["flop_per_s"].as_f64().unwrap(), "{point}");
     }
     let gone = ["load", "127.0.0.1:1", "--seconds", "1"];
     assert_eq!(command(root.path(), &gone).output().unwrap().status.code(), Some(4));
     let nothing = ["load", &server.address, "--rates", "0"];
     assert_eq!(command(root.path(), &nothing).output().unwrap().status.code(), Some(2));
+}
+
+/// What a program of the same run said, whole.
+fn said(root: &Path, line: &[&str]) -> String {
+    let output = command(root, line).output().unwrap();
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_served_run_is_a_timeline_from_requests_over_batches_to_programs() {
+    let root = TempDir::new().unwrap();
+    let kept = ["--telemetry", "run.jsonl", "--trace", "trace.json", "--telemetry-socket", "s"];
+    let server = Server::start(root.path(), &kept);
+    for text in ["heat", "cold water"] {
+        let body = format!("{{\"inputs\": \"{text}\", \"dimensions\": 4}}");
+        let answer = server.ask(&format!(
+            "POST /embed HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // It answers while it runs, on its socket and by its address.
+    let url = format!("http://{}", server.address);
+    let live: Json =
+        serde_json::from_str(&said(root.path(), &["accel-info", "--json", "--socket", "s"]))
+            .unwrap();
+    assert_eq!(live["run"]["events"]["request_served"]["count"], 2);
+    assert_eq!(live["run"]["counters"]["calor.requests"], 2);
+    let page: Json =
+        serde_json::from_str(&said(root.path(), &["accel-info", "--json", "--url", &url])).unwrap();
+    assert_eq!(page["run"]["metrics"]["calor_requests_total"], 2);
+    let (code, _) = server.end("-TERM");
+    assert_eq!(code, Some(0));
+    said(root.path(), &["telemetry", "trace", "run.jsonl", "--output", "again.json"]);
+    let read = |name: &str| std::fs::read_to_string(root.path().join(name)).unwrap();
+    let timeline: Json = serde_json::from_str(&read("trace.json")).unwrap();
+    let again: Json = serde_json::from_str(&read("again.json")).unwrap();
+    assert_eq!(timeline, again, "lines hold all that the timeline shows");
+    let events = timeline["traceEvents"].as_array().unwrap();
+    let of = |kind: &str| events.iter().filter(|it| it["cat"] == kind).collect::<Vec<_>>();
+    let (served, batches) = (of("request_served"), of("batch_ran"));
+    assert_eq!((served.len(), batches.len()), (2, 2));
+    for request in &served {
+        let about = &request["args"];
+        assert_eq!((&about["outcome"], &about["model"]), (&"answered".into(), &"fused".into()));
+        for name in ["token_count", "tokenization_ns", "inference_ns", "wall_ns"] {
+            assert!(0 < about[name].as_u64().unwrap(), "{name}: {about}");
+        }
+    }
+    // An arrow lies with its beginning on a slice of one kind, and points at one of another.
+    let ends: Vec<&Json> = events.iter().filter(|it| it.get("id").is_some()).collect();
+    let meets = |end: &Json, slice: &Json| {
+        let number = |it: &Json, name: &str| it[name].as_f64().unwrap();
+        let (at, start) = (number(end, "ts"), number(slice, "ts"));
+        end["pid"] == slice["pid"]
+            && end["tid"] == slice["tid"]
+            && start <= at
+            && at <= start + number(slice, "dur")
+    };
+    let joined =
+        |from: &Json, to: &Json| ends.chunks(2).any(|it| meets(it[0], from) && meets(it[1], to));
+    for request in &served {
+        assert_eq!(batches.iter().filter(|it| joined(request, it)).count(), 1);
+    }
+    let programs = of("program_ran");
+    for batch in &batches {
+        assert!(programs.iter().any(|it| joined(batch, it)), "{batch}: {programs:?}");
+    }
 }
 
 #[test]
@@ -245,7 +316,6 @@ fn what_cannot_be_served_ends_with_its_reason() {
         (vec!["--port", "0", "--devices", "cuda:1,cpu,cuda:1"], 2, "named twice"),
         (vec!["--port", "0", "--tls-cert", "a", "--tls-key", "b"], 2, "no certificate or key"),
         (vec!["--port", "0", "--min-batch-requests", "99"], 2, "min_batch_size"),
-        (vec!["--port", "0", "--telemetry", "a.jsonl"], 2, "keeps no events"),
     ] {
         let line = [base.as_slice(), more.as_slice()].concat();
         let output = command(root.path(), &line).output().unwrap();

@@ -1,5 +1,6 @@
 //! What a build and a session share: a device, its code, its shared buffers and its programs.
 
+mod building;
 mod codes;
 mod loading;
 mod memory;
@@ -25,7 +26,6 @@ use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::kernel::KernelHandle;
 use crate::plan::{BufferKind, Capabilities, Choices, Place, Plan, PlanSpan, plan};
 use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
@@ -44,6 +44,9 @@ pub use run::{INPUT_COUNT_MAX, Input, Run};
 pub const LIVE_COUNT_MAX: usize = 4;
 /// Most parts of a program: what the live block has room for.
 pub const PART_COUNT_MAX: usize = LIVE_BYTES as usize / 4 / LIVE_COUNT_MAX;
+
+/// In events: every model of a build.
+const ALL: Label = Label::fixed("all");
 
 /// How long building took, by kind of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,8 +128,8 @@ struct Part {
     branch: usize,
     bucket: [u32; 2],
     plan: Plan,
-    /// Bytes moved and operations of a run, as the plan says.
-    cost: (u64, u64),
+    /// Bytes moved in a run, as the plan says.
+    moved_bytes: u64,
     codes: Vec<CodeId>,
     bindings: Vec<Binding>,
     /// First byte of its branch in the arena.
@@ -227,86 +230,6 @@ impl Engine {
 
     pub(crate) fn digest_of(&self, program: ProgramId, part: usize) -> Digest {
         self.programs[program.0].parts[part].digest
-    }
-
-    /// Plans, compiles and loads code, reserves memory and loads weights, in this order and each
-    /// for all programs: code goes in while memory is free, and nothing is compiled once weights
-    /// have come. When one cannot be added, none is.
-    pub(crate) fn add(&mut self, specs: &[JoinedSpec<'_>]) -> Result<Vec<ProgramId>, RuntimeError> {
-        let watch = Stopwatch::start();
-        let plans = self.plans(specs)?;
-        let mut drafts = Vec::with_capacity(specs.len());
-        let mut plans = plans.into_iter();
-        for spec in specs {
-            let plans: Vec<Plan> = plans.by_ref().take(spec.parts.len()).collect();
-            drafts.push(self.draft(spec, plans)?);
-        }
-        self.within_quota(&drafts)?;
-        let plans_ns = watch.elapsed_ns();
-        // Held until the programs hold it: code that nothing uses would give way to more of it.
-        let handles =
-            self.codes_of(drafts.iter().flat_map(|it| &it.plans).flat_map(|it| &it.units))?;
-        let mut codes = handles.iter().map(KernelHandle::code);
-        let _prover = match self.proves_weights {
-            true => self.codes_of(&[proof::unit()])?.pop(),
-            false => None,
-        };
-        let code_ns = watch.elapsed_ns();
-        for draft in &drafts {
-            self.grow(draft.lane(), draft.arena_bytes, draft.boundary.bytes)?;
-        }
-        let memory_ns = watch.elapsed_ns();
-        let mut added = Vec::with_capacity(drafts.len());
-        for draft in drafts {
-            match self.add_draft(draft, &mut codes) {
-                Ok(program) => added.push(program),
-                Err(err) => {
-                    added.into_iter().try_for_each(|it| self.remove(it))?;
-                    self.free_empty_lanes()?;
-                    return Err(err);
-                }
-            }
-        }
-        self.host.clear();
-        self.times.plans_ns += plans_ns;
-        self.times.code_ns += code_ns - plans_ns;
-        self.times.memory_ns += memory_ns - code_ns;
-        self.times.weights_ns += watch.elapsed_ns() - memory_ns;
-        self.release_unused_code()?;
-        Ok(added)
-    }
-
-    /// Weights and places of a program whose code is loaded and whose memory is reserved.
-    fn add_draft(
-        &mut self,
-        draft: Draft<'_>,
-        codes: &mut dyn Iterator<Item = CodeId>,
-    ) -> Result<ProgramId, RuntimeError> {
-        let lane = draft.lane();
-        let Draft { spec: joined, plans, boundary, bases, .. } = draft;
-        let mut parts = Vec::with_capacity(plans.len());
-        for (index, (PartSpec { branch, spec }, plan)) in joined.parts.iter().zip(plans).enumerate()
-        {
-            let codes: Vec<CodeId> = codes.take(plan.units.len()).collect();
-            let shared = self.prelude(spec, &plan, &codes)?;
-            let bindings = self.bind(spec, &plan, shared, &boundary, index)?;
-            parts.push(Part {
-                label: Label::of(spec.label),
-                branch: *branch,
-                bucket: [spec.token_count_max, spec.sequence_count_max],
-                digest: plan.digest(),
-                cost: plan.cost(),
-                plan,
-                codes,
-                bindings,
-                arena_base: bases[index],
-            });
-        }
-        parts.iter().for_each(|it| self.codes.pin(&it.codes));
-        let label = Label::of(joined.label);
-        let program = Program { label, parts, lane: lane.0, prepared: None, removed: false };
-        self.programs.push(program);
-        Ok(ProgramId(self.programs.len() - 1))
     }
 
     /// The plan that a program of this graph gets.

@@ -19,7 +19,8 @@ pub use error::RuntimeError;
 pub use forward_cache::{ContextId, ForwardKernelCache, ForwardKernelCaches, SmTarget};
 pub use kernel::{KernelHandle, KernelKey};
 pub use plan::{
-    BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, plan,
+    BufferKind, BufferRow, Capabilities, Choices, Place, Plan, PlanError, PlanSpan, PlanStep, Work,
+    plan,
 };
 pub use pool::{GpuMemoryPool, PoolStats};
 pub use session::{Build, Session};

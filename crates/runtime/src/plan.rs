@@ -7,7 +7,8 @@
 //! (`claims`); values that must exist in memory are chosen and each gets a generated kernel that
 //! computes everything between it and other such values (`group`, `pull`, `index`); extents that
 //! follow the request are found (`live`); what depends on weights alone moves into the prelude;
-//! lifetimes become arena offsets (`arena`).
+//! lifetimes become arena offsets (`arena`). What a run has to compute is counted from the graph
+//! itself (`work`).
 
 mod arena;
 mod assemble;
@@ -27,6 +28,7 @@ mod sequence;
 mod show;
 mod state;
 mod view;
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +37,7 @@ use calor_ir::{CheckedGraph, Type};
 use calor_kernel::{Canonical, Digest, Unit};
 
 pub use error::PlanError;
+pub use work::Work;
 
 /// What planning decides by rule unless it is told otherwise.
 ///
@@ -202,6 +205,8 @@ pub struct Plan {
     pub peak_live_bytes: u64,
     /// Choices that were made by rule.
     pub defaults: Choices,
+    /// Multiplications and additions of a run.
+    pub work: Work,
 }
 
 impl Plan {
@@ -253,5 +258,7 @@ pub fn plan(
 ) -> Result<Plan, PlanError> {
     let claimed = claims::settle(graph.graph(), capabilities, choices)?;
     let grouped = group::group(&claimed)?;
-    assemble::assemble(&claimed, grouped)
+    let plan = assemble::assemble(&claimed, grouped)?;
+    let work = Work::of(graph.graph(), &plan)?;
+    Ok(Plan { work, ..plan })
 }

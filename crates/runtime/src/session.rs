@@ -190,7 +190,7 @@ impl Build {
     /// # Errors
     /// When the device cannot prepare a program.
     pub fn seal(mut self) -> Result<Session, RuntimeError> {
-        self.0.prepare()?;
+        self.0.seal()?;
         Ok(Session(self.0))
     }
 }

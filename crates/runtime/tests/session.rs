@@ -13,7 +13,7 @@ use calor_runtime::{
     WeightSource,
 };
 use calor_telemetry::counter::Plain;
-use calor_telemetry::event::{Event, Memory};
+use calor_telemetry::event::{Event, Memory, WarmupStep};
 use calor_telemetry::{Counters, Log};
 
 const DIM: usize = 64;
@@ -96,6 +96,39 @@ impl Bench {
         });
         sizes.sum()
     }
+}
+
+/// Steps of becoming ready: which, whether it succeeded, and whether it took memory.
+fn steps(log: &Log) -> Vec<(WarmupStep, bool, bool)> {
+    let step = |it| match it {
+        Event::WarmupStepDone { step, success, device_bytes, .. } => {
+            Some((step, success, 0 < device_bytes))
+        }
+        _ => None,
+    };
+    log.events().into_iter().filter_map(step).collect()
+}
+
+#[test]
+fn each_step_of_becoming_ready_is_told_of() {
+    let mut bench = Bench::new(u64::MAX);
+    bench.program(8).unwrap();
+    let Bench { build, log, .. } = bench;
+    build.seal().unwrap();
+    assert_eq!(
+        steps(&log),
+        [
+            (WarmupStep::Plan, true, false),
+            (WarmupStep::Compile, true, false),
+            (WarmupStep::Reserve, true, true),
+            (WarmupStep::Weights, true, true),
+            (WarmupStep::Capture, true, false),
+            (WarmupStep::Seal, true, false),
+        ]
+    );
+    let mut bench = Bench::new(1);
+    assert!(bench.program(8).is_err());
+    assert_eq!(steps(&bench.log), [(WarmupStep::Plan, false, false)]);
 }
 
 #[test]

@@ -9,25 +9,11 @@ console, on anything that is asked of another host, and where content is missing
 `cargo xtask test`: nothing else needs a browser.
 """
 
-import argparse
 import pathlib
 import sys
 
-from playwright.sync_api import sync_playwright
-
-
-def watched(browser, address, faults):
-    page = browser.new_page(viewport={"width": 1100, "height": 1400})
-    page.on("console", lambda it: faults.append(it.text) if it.type == "error" else None)
-    page.on("pageerror", lambda it: faults.append(str(it)))
-    page.on("requestfailed", lambda it: faults.append(f"{it.url}: {it.failure}"))
-
-    def asked(request):
-        if not request.url.startswith((address, "data:")):
-            faults.append(f"asks another host: {request.url}")
-
-    page.on("request", asked)
-    return page
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "xtask"))
+from browser import main, shoot, watched  # noqa: E402
 
 
 def status(page, address):
@@ -66,34 +52,18 @@ def docs(page, address):
     assert broken.locator("pre").inner_text().startswith("400 after")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address")
-    parser.add_argument("--browser")
-    parser.add_argument("--pictures", type=pathlib.Path)
-    arguments = parser.parse_args()
-    address = arguments.address.rstrip("/")
-    faults = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=arguments.browser, args=["--no-sandbox"]
-        )
-        for look in (status, docs):
-            page = watched(browser, address, faults)
-            look(page, address)
-            if arguments.pictures:
-                arguments.pictures.mkdir(parents=True, exist_ok=True)
-                page.screenshot(path=arguments.pictures / f"{look.__name__}.png", full_page=True)
-            if look is docs:
-                # A refused body is an error in the browser's eyes; it was asked for.
-                faults[:] = [it for it in faults if "400 (Bad Request)" not in it]
-            page.close()
-        browser.close()
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    if faults:
-        sys.exit(1)
-    print("ok")
+def look_at_both(browser, address, pictures):
+    address, faults = address.rstrip("/"), []
+    for look in (status, docs):
+        is_own = lambda url: url.startswith((address, "data:"))
+        page = watched(browser, is_own, faults, viewport={"width": 1100, "height": 1400})
+        look(page, address)
+        shoot(page, pictures, look.__name__)
+        if look is docs:
+            # A refused body is an error in the browser's eyes; it was asked for.
+            faults[:] = [it for it in faults if "400 (Bad Request)" not in it]
+        page.close()
+    return faults
 
 
-main()
+main(__doc__, look_at_both, "address")

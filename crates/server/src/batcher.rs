@@ -9,7 +9,7 @@ mod run;
 mod slowdown;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use calor_embed::handle::Clock;
 use calor_embed::input::ModelInput;
 use calor_embed::pipeline::{GroupTimes, PreparedInput};
 use calor_embed::{EmbeddingError, EmbeddingResult, MultiGpuBalancer, PipelineOutput};
+use calor_telemetry::Recorder;
 use calor_telemetry::clock::now_ns;
 use tokio::sync::oneshot;
 
@@ -31,6 +32,8 @@ use crate::options::DeviceClock;
 
 /// An input on its way to the models.
 pub(crate) struct Job {
+    /// The request that it is of.
+    pub(crate) request_index: u64,
     pub(crate) input: ModelInput,
     /// What the device needs of it, if that was made already.
     pub(crate) prepared: Option<PreparedInput>,
@@ -94,6 +97,9 @@ struct Shared {
     on_broken: Box<dyn Fn(Broken) + Send + Sync>,
     balancer: Arc<MultiGpuBalancer>,
     metrics: Arc<Metrics>,
+    recorder: Arc<dyn Recorder>,
+    /// Batches that were begun.
+    batch_count: AtomicU64,
     admission: Arc<Admission>,
     clock: Clock,
     idle: Option<Duration>,
@@ -123,6 +129,7 @@ pub(crate) struct Batcher {
 /// What the threads share with the rest of the server.
 pub(crate) struct Surroundings {
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) recorder: Arc<dyn Recorder>,
     pub(crate) admission: Arc<Admission>,
     /// Seconds since 1970.
     pub(crate) clock: Clock,
@@ -149,7 +156,7 @@ impl Batcher {
         let balancer = Arc::new(MultiGpuBalancer::new(&ordinals)?);
         let places = ordinals.iter().map(|_| PlaceState::default()).collect();
         let state = State { queue, places, is_closing: false };
-        let Surroundings { metrics, admission, clock, idle, device_clock, on_broken } =
+        let Surroundings { metrics, recorder, admission, clock, idle, device_clock, on_broken } =
             surroundings;
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -158,6 +165,8 @@ impl Batcher {
             on_broken,
             balancer,
             metrics,
+            recorder,
+            batch_count: AtomicU64::new(0),
             admission,
             clock,
             idle,
@@ -291,6 +300,11 @@ impl Place<'_> {
     /// The models of this place are not trusted any more.
     fn breaks(&self) {
         self.shared.broken[self.index].store(true, Ordering::Release);
+    }
+
+    /// The number of the next batch, from 1.
+    fn next_batch(&self) -> u64 {
+        1 + self.shared.batch_count.fetch_add(1, Ordering::Relaxed)
     }
 
     fn is_broken(&self) -> bool {

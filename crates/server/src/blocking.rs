@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_embed::handle::Clock;
-use calor_telemetry::Counters;
+use calor_telemetry::{Counters, Recorder};
 
 use crate::engine::Opener;
 use crate::options::ServerOptions;
@@ -36,6 +36,7 @@ pub fn serve(
     opener: Opener,
     clock: Clock,
     counters: Arc<Counters>,
+    recorder: Arc<dyn Recorder>,
     watch: &mut dyn Watch,
 ) -> Result<Ended, ServerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -44,7 +45,7 @@ pub fn serve(
         .build()
         .map_err(|source| ServerError::System { source })?;
     let ended = runtime.block_on(async {
-        let server = Server::bind(options, opener, clock, counters).await?;
+        let server = Server::bind(options, opener, clock, counters, recorder).await?;
         watch.bound(server.address());
         let handle = server.handle();
         let mut running = tokio::spawn(server.run());

@@ -21,6 +21,8 @@ type Body = axum::body::Body;
 const REST: Duration = Duration::from_secs(30);
 /// Histogram that is read before and after.
 const OVERHEAD: &str = "calor_server_overhead_seconds";
+/// Counter that is read before and after.
+const FLOPS: &str = "calor_flops_total ";
 
 /// What load to make.
 #[derive(Clone, Debug)]
@@ -65,6 +67,9 @@ pub struct LoadPoint {
     /// Median of what a request of one text that ran alone spent outside programs, in
     /// microseconds, by the server's own histogram; none where none ran alone.
     pub overhead_p50_us: Option<f64>,
+    /// Multiplications and additions a second of the server's matrix products on live rows, by its
+    /// own counter, from the first arrival to the last answer; none where it does not tell.
+    pub flop_per_s: Option<f64>,
 }
 
 /// Why there is no curve.
@@ -135,7 +140,7 @@ pub fn run(
 }
 
 async fn point(client: &Arc<Client>, rate: f64) -> LoadPoint {
-    let before = client.overhead().await;
+    let before = client.reading().await;
     let watch = Stopwatch::start();
     let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
     let mut tasks = Vec::new();
@@ -157,10 +162,10 @@ async fn point(client: &Arc<Client>, rate: f64) -> LoadPoint {
     let sent_count = tasks.len();
     // What has no answer by then has none.
     let _ = tokio::time::timeout(REST, futures_util::future::join_all(tasks)).await;
-    let after = client.overhead().await;
+    let after = client.reading().await;
     let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
-    let overhead = before.zip(after).and_then(|(before, after)| median_us(&before, &after));
-    summary(client.options.item_count, rate, sent_count, outcomes, overhead)
+    let change = before.zip(after).map(|(before, after)| after.since(&before));
+    summary(client.options.item_count, rate, sent_count, outcomes, change.unwrap_or_default())
 }
 
 /// What became of a request.
@@ -175,7 +180,7 @@ fn summary(
     offered_per_s: f64,
     sent_count: usize,
     outcomes: Vec<Outcome>,
-    overhead_p50_us: Option<f64>,
+    change: Change,
 ) -> LoadPoint {
     let is_good = |it: &&Outcome| it.status == Some(StatusCode::OK);
     let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
@@ -201,7 +206,36 @@ fn summary(
         p50_ms: at(50),
         p95_ms: at(95),
         p99_ms: at(99),
-        overhead_p50_us,
+        overhead_p50_us: change.overhead_p50_us,
+        flop_per_s: change.flops.filter(|_| !good.is_empty()).map(|it| it / wall_s),
+    }
+}
+
+/// What a server says of itself.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Counts of its overhead by their bounds.
+    overhead: Vec<(f64, f64)>,
+    flops: Option<f64>,
+}
+
+/// What was added between two readings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    overhead_p50_us: Option<f64>,
+    flops: Option<f64>,
+}
+
+impl Reading {
+    /// From a page of metrics.
+    fn of(page: &str) -> Self {
+        let flops = page.lines().find_map(|it| it.strip_prefix(FLOPS)?.trim().parse().ok());
+        Self { overhead: buckets(page, OVERHEAD), flops }
+    }
+
+    fn since(&self, before: &Self) -> Change {
+        let flops = before.flops.zip(self.flops).map(|(before, after)| after - before);
+        Change { overhead_p50_us: median_us(&before.overhead, &self.overhead), flops }
     }
 }
 
@@ -268,11 +302,10 @@ impl Client {
         Some(sender)
     }
 
-    /// Counts of the server's overhead by their bounds; none where it does not tell.
-    async fn overhead(&self) -> Option<Vec<(f64, f64)>> {
+    /// What the server says of itself; none where it does not tell.
+    async fn reading(&self) -> Option<Reading> {
         let (_, page) = self.ask("GET", "/metrics", String::new()).await?;
-        let buckets = buckets(&String::from_utf8_lossy(&page), OVERHEAD);
-        (!buckets.is_empty()).then_some(buckets)
+        Some(Reading::of(&String::from_utf8_lossy(&page)))
     }
 }
 
@@ -329,10 +362,23 @@ mod tests {
             outcome(20, 30, Some(StatusCode::TOO_MANY_REQUESTS)),
             outcome(30, 31, None),
         ];
-        let point = summary(2, 5.0, 5, outcomes, None);
+        let change = Change { overhead_p50_us: None, flops: Some(400.0) };
+        let point = summary(2, 5.0, 5, outcomes, change);
         assert_eq!((point.good_count, point.refused_count, point.failed_count), (2, 1, 2));
         assert_eq!((point.p50_ms, point.p99_ms), (10.0, 190.0));
         assert!((point.items_per_s - 20.0).abs() < 1e-9, "{point:?}");
+        // From the first arrival to the last answer there were 200 ms.
+        assert_eq!(point.flop_per_s, Some(2_000.0));
+    }
+
+    #[test]
+    fn a_reading_is_taken_from_a_page_and_another_one_from_it() {
+        let page = |flops: u64| {
+            format!("# TYPE calor_flops_total counter\ncalor_flops_total {flops}\nx 1\n")
+        };
+        let (before, after) = (Reading::of(&page(1_000)), Reading::of(&page(3_500)));
+        assert_eq!(after.since(&before).flops, Some(2_500.0));
+        assert_eq!(after.since(&Reading::of("x 1\n")).flops, None, "no counter, no rate");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use calor_embed::EmbeddingError;
 use calor_embed::handle::Clock;
-use calor_telemetry::Counters;
+use calor_telemetry::{Counters, Recorder};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -17,7 +17,7 @@ use crate::engine::Opener;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
 use crate::readiness::Phase;
-use crate::service::Service;
+use crate::service::{Observed, Service};
 use crate::traces::Traces;
 use crate::{grpc, http, listen};
 
@@ -103,7 +103,8 @@ pub enum Ended {
 impl Server {
     /// Binds the address. Nothing is answered but probes until [`Server::run`] has warm models.
     ///
-    /// `clock` gives seconds since 1970; `counters` are those of the builds, shown in metrics.
+    /// `clock` gives seconds since 1970; `counters` are those of the builds, shown in metrics;
+    /// `recorder` hears of requests and batches.
     ///
     /// # Errors
     /// For an address, certificate or setting that cannot be used.
@@ -112,6 +113,7 @@ impl Server {
         opener: Opener,
         clock: Clock,
         counters: Arc<Counters>,
+        recorder: Arc<dyn Recorder>,
     ) -> Result<Self, ServerError> {
         let tls = options.tls.as_ref().map(listen::acceptor).transpose()?;
         let (hostname, port) = (options.hostname.clone(), options.port);
@@ -134,6 +136,7 @@ impl Server {
         };
         let surroundings = Surroundings {
             metrics: metrics.clone(),
+            recorder: recorder.clone(),
             admission: admission.clone(),
             clock,
             idle: options.times.idle,
@@ -143,7 +146,8 @@ impl Server {
         let batcher = Batcher::start(options.batch.clone(), opener.places.len(), surroundings)
             .map_err(|source| ServerError::Models { source })?;
         let traces = options.otlp.clone().map(|it| Traces::start(it, metrics.clone()));
-        let service = Service::new(options, metrics, counters, admission, batcher, opener, traces);
+        let observed = Observed { metrics, counters, recorder };
+        let service = Service::new(options, observed, admission, batcher, opener, traces);
         let service = Arc::new(service);
         // Set once, right here.
         let _ = back.set(Arc::downgrade(&service));

@@ -1,5 +1,7 @@
 //! What requests of every kind come down to: inputs in, answers out.
 
+mod told;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,8 +11,8 @@ use calor_embed::batching::{BatchResult, ItemTerms, Priority};
 use calor_embed::input::ModelInput;
 use calor_embed::pipeline::GroupTimes;
 use calor_embed::{EmbeddingError, ModelId, PipelineFront, PipelineOutput};
-use calor_telemetry::Counters;
 use calor_telemetry::clock::{Stopwatch, now_ns};
+use calor_telemetry::{Counters, Recorder};
 
 use crate::admission::Admission;
 use crate::batcher::{Answer, Batcher, Job, Reply};
@@ -23,6 +25,7 @@ use crate::readiness::{Phase, Readiness};
 use crate::refusal::Refusal;
 use crate::results::{Looked, Promise, Results, Waiting};
 use crate::traces::Traces;
+use told::Told;
 
 /// Texts of so many bytes in all are counted on a thread that may be blocked.
 const INLINE_BYTES_MAX: usize = 16 << 10;
@@ -35,6 +38,7 @@ pub(crate) struct Service {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) counters: Arc<Counters>,
+    recorder: Arc<dyn Recorder>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) results: Results,
     pub(crate) connection_count: AtomicUsize,
@@ -48,6 +52,15 @@ pub(crate) struct Service {
     pub(crate) started_ns: u64,
     live: RwLock<Option<Arc<Live>>>,
     generation: AtomicU64,
+    /// Requests that were begun.
+    request_count: AtomicU64,
+}
+
+/// Where a server tells what it does.
+pub(crate) struct Observed {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) recorder: Arc<dyn Recorder>,
 }
 
 /// What a request wants.
@@ -81,19 +94,20 @@ pub(crate) struct Answered {
 impl Service {
     pub(crate) fn new(
         options: ServerOptions,
-        metrics: Arc<Metrics>,
-        counters: Arc<Counters>,
+        observed: Observed,
         admission: Arc<Admission>,
         batcher: Arc<Batcher>,
         opener: Opener,
         traces: Option<Traces>,
     ) -> Self {
+        let Observed { metrics, counters, recorder } = observed;
         let results = Results::new(options.results_cache_bytes, counters.clone());
         Self {
             options,
             readiness: Readiness::new(),
             metrics,
             counters,
+            recorder,
             admission,
             results,
             connection_count: AtomicUsize::new(0),
@@ -105,6 +119,7 @@ impl Service {
             started_ns: now_ns(),
             live: RwLock::new(None),
             generation: AtomicU64::new(0),
+            request_count: AtomicU64::new(0),
         }
     }
 
@@ -116,6 +131,11 @@ impl Service {
             (Some(live), Phase::Ready | Phase::Draining) => Ok(live),
             (_, phase) => Err(Refusal::NotReady { phase }),
         }
+    }
+
+    /// The number of the next request, from 1.
+    fn next_request(&self) -> u64 {
+        1 + self.request_count.fetch_add(1, Ordering::Relaxed)
     }
 
     /// How many openings there were.
@@ -161,6 +181,13 @@ impl Service {
 
     /// Answers a request: one result for each input, in their order.
     pub(crate) async fn answer(&self, ask: Ask) -> Result<Answered, Refusal> {
+        let mut told = Told::begin(self, ask.target, ask.inputs.len());
+        let result = self.try_answer(ask, &mut told).await;
+        told.end(&result);
+        result
+    }
+
+    async fn try_answer(&self, ask: Ask, told: &mut Told<'_>) -> Result<Answered, Refusal> {
         let watch = Stopwatch::start();
         let live = self.live()?;
         let Ask { target, wanted, inputs, extra_count, cut, terms } = ask;
@@ -178,11 +205,28 @@ impl Service {
         let token_count = counted.iter().map(|it| it.token_count).sum();
         let char_count = counted.iter().map(Counted::char_count).sum();
         counted.iter().for_each(|it| self.metrics.input_length.record(it.token_count));
+        told.summary = Summary { token_count, char_count, tokenization_ns, ..Summary::default() };
         let _permit = self.admission.enter(token_count)?;
         let timeout = terms.timeout.unwrap_or(self.options.times.request);
         let deadline_ns =
             watch.start_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-        let waiting = self.answers(&live, &wanted, counted, terms.priority, deadline_ns);
+        let since_ns = now_ns();
+        let job = |it: Counted| {
+            let Counted { input, token_count, prepared } = it;
+            let Terms { priority, .. } = terms;
+            let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
+            Job {
+                request_index: told.request_index,
+                input,
+                prepared,
+                wanted: wanted.clone(),
+                terms,
+                since_ns,
+                is_second: false,
+            }
+        };
+        let jobs = counted.into_iter().map(job).collect();
+        let waiting = self.answers(&live, jobs);
         let Ok((answers, hit_count)) = tokio::time::timeout(timeout, waiting).await else {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             return Err(EmbeddingError::Timeout { timeout_ms }.into());
@@ -200,28 +244,15 @@ impl Service {
     }
 
     /// Answers that are known, and the others from the models; how many were known.
-    async fn answers(
-        &self,
-        live: &Live,
-        wanted: &Wanted,
-        counted: Vec<Counted>,
-        priority: Priority,
-        deadline_ns: u64,
-    ) -> (Vec<BatchResult<Answer>>, usize) {
-        let since_ns = now_ns();
-        let job = |it: Counted| {
-            let Counted { input, token_count, prepared } = it;
-            let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
-            Job { input, prepared, wanted: wanted.clone(), terms, since_ns, is_second: false }
-        };
-        let mut places = Vec::with_capacity(counted.len());
+    async fn answers(&self, live: &Live, all: Vec<Job>) -> (Vec<BatchResult<Answer>>, usize) {
+        let mut places = Vec::with_capacity(all.len());
         let mut jobs = Vec::new();
-        for it in counted {
-            places.push(match self.results.look(live, wanted, &it.input) {
+        for job in all {
+            places.push(match self.results.look(live, &job.wanted, &job.input) {
                 Looked::Found(output) => Place::Known(output),
-                Looked::Joined(waiting) => Place::Joined(waiting, job(it)),
+                Looked::Joined(waiting) => Place::Joined(waiting, job),
                 Looked::Absent(promise) => {
-                    jobs.push(job(it));
+                    jobs.push(job);
                     Place::Asked(promise)
                 }
             });
@@ -383,10 +414,9 @@ impl Answered {
 
     /// What is said about the request as a whole.
     pub(crate) fn summary(&self) -> Summary {
-        let good: Vec<&Answer> = self.answers.iter().flatten().collect();
-        let mean = |of: fn(&Answer) -> u64| {
-            good.iter().map(|it| of(it)).sum::<u64>() / (good.len().max(1) as u64)
-        };
+        let good = || self.answers.iter().flatten();
+        let count = good().count();
+        let mean = |of: fn(&Answer) -> u64| good().map(of).sum::<u64>() / (count.max(1) as u64);
         Summary {
             char_count: self.char_count,
             token_count: self.token_count,
@@ -395,8 +425,8 @@ impl Answered {
             tokenization_ns: self.tokenization_ns,
             queue_ns: mean(|it| it.queue_ns),
             inference_ns: mean(|it| it.inference_ns),
-            times: good.iter().find_map(|it| it.times).filter(|_| good.len() == 1),
-            batch_count: good.iter().map(|it| it.batch_count).max().unwrap_or(0),
+            times: good().find_map(|it| it.times).filter(|_| count == 1),
+            batch_count: good().map(|it| it.batch_count).max().unwrap_or(0),
         }
     }
 }

@@ -66,7 +66,8 @@ pub fn answer(
     let settle_ns = settle(&mut run, &first);
     let samples_ns = (0..sample_count).map(|_| timed(&mut run, &first)).collect();
     let end = counters.snapshot();
-    let (moved_bytes, flops) = session.plan(program).cost();
+    let plan = session.plan(program);
+    let (moved_bytes, flops) = (plan.cost().0, encoder.work(plan));
     let step = |name: &str, wall_ns| WarmupStep { name: name.to_owned(), wall_ns };
     let wide: Vec<f64> = first.iter().map(|it| f64::from(*it)).collect();
     let held = session.memory();

@@ -12,7 +12,9 @@ use calor_device_cuda::CudaProfile;
 use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId, nn};
 use calor_kernel::{Canonical, Digest};
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
-use calor_runtime::{Build, Choices, PlanStep, ProgramId, ProgramSpec, Session, WeightSource};
+use calor_runtime::{
+    Build, Choices, Plan, PlanStep, ProgramId, ProgramSpec, Session, WeightSource,
+};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
 use calor_telemetry::{Counters, Null};
@@ -332,7 +334,7 @@ impl Encoder {
         g.check()
     }
 
-    pub(crate) fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
+    fn inputs(&self) -> [(&'static str, Vec<u8>); 5] {
         let (rows, length) = (self.rows() as i32, self.length as i32);
         let of_rows = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
             (0..rows).flat_map(|row| value(row).to_le_bytes()).collect()
@@ -340,17 +342,31 @@ impl Encoder {
         let of_sequences = |value: &dyn Fn(i32) -> i32| -> Vec<u8> {
             (0..self.sequences as i32).flat_map(|at| value(at).to_le_bytes()).collect()
         };
-        for (name, bytes) in [
+        [
             ("ids", of_rows(&|row| (row * 7919 + 13) % WORDS as i32)),
             ("lo", of_rows(&|row| row / length * length)),
             ("hi", of_rows(&|row| (row / length + 1) * length)),
             ("first", of_sequences(&|at| at * length)),
             ("last", of_sequences(&|at| (at + 1) * length)),
-        ] {
+        ]
+    }
+
+    /// Work of a run, as the plan counts it.
+    pub(crate) fn work(&self, plan: &Plan) -> u64 {
+        let all = [self.rows() as u32, self.sequences as u32];
+        let inputs = self.inputs();
+        plan.work.flops(all, all, |slot| {
+            let found = inputs.iter().find(|it| plan.input_index(it.0) == Some(slot));
+            found.map(|it| it.1.as_slice())
+        })
+    }
+
+    pub(crate) fn run(&self, session: &mut Session, program: ProgramId) -> Vec<f32> {
+        for (name, bytes) in self.inputs() {
             let slot = session.plan(program).input_index(name).unwrap();
             session.write(program, slot, &bytes).unwrap();
         }
-        let live = [rows as u32, self.sequences as u32];
+        let live = [self.rows() as u32, self.sequences as u32];
         session.run(program, &live, Duration::from_secs(60)).unwrap();
         let slot = session.plan(program).output_index("pooled").unwrap();
         let mut bytes = vec![0; 4 * self.sequences * self.hidden];
@@ -447,5 +463,6 @@ fn every_encoder_has_a_plan() {
             None => 7,
         };
         assert!(plan.steps.len() <= of_layer * encoder.layers + 3, "{}:\n{plan}", encoder.name);
+        assert_eq!(encoder.work(&plan) as f64, encoder.flops(), "{}", encoder.name);
     }
 }

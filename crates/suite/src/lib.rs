@@ -16,6 +16,7 @@ pub mod parity;
 mod partly;
 pub mod parts;
 pub mod pipeline;
+pub mod rate;
 pub mod requests;
 mod rows;
 pub mod soak;

@@ -15,6 +15,8 @@
 //! their vectors for `bench/baselines/parity.py`, `--tiny` takes tiny ones, and `--memory BYTES`
 //! bounds its memory.
 //! `--parts` measures what is no layer of an encoder: gate, experts, the head of SPLADE.
+//! `--gemm-rate` measures large products in bf16, a line of JSON for each: what the achieved work
+//! of `calor load` is set against.
 //! `--weights DIR` measures how checkpoints of real size are loaded, and makes those there that are
 //! named and missing; `--make` only makes them.
 //! `--run-suite FILE --output DIR` runs a suite of `calor-measure` with this program in it:
@@ -51,7 +53,7 @@ use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts,
 use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
 use calor_suite::{first, growth};
-use calor_suite::{parts, sealed_runs, soak, weights};
+use calor_suite::{parts, rate, sealed_runs, soak, weights};
 use calor_telemetry::clock::Stopwatch;
 use calor_testkit::conformance::Form;
 use calor_testkit::{Known, check_joined, contract, failures};
@@ -107,6 +109,10 @@ fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     if let Some(name) = &arguments.arm {
         let driver = CudaDriver::new(options);
         arm::answer(&driver, name, arguments.samples, &arguments.cache, &mut out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.gemm_rate {
+        rate::rates(&CudaDriver::new(options), &rate::PRODUCTS, &mut out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };

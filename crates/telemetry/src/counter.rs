@@ -86,7 +86,7 @@ counters! {
         Kernels as "calor.kernels", Count, Total;
         /// Bytes read and written by kernels, as plan constants times runs.
         MovedBytes as "calor.moved", Bytes, Total;
-        /// Floating-point operations, as plan constants times runs.
+        /// Multiplications and additions of matrix products and attention on live rows.
         Flops as "calor.flops", Count, Total;
         /// Writes of inputs to a device.
         Uploads as "calor.uploads", Count, Total;

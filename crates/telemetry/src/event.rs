@@ -273,13 +273,30 @@ tags! {
         /// Its deadline passed before it could run.
         Deadline as "deadline",
     }
+    /// What became of a request to a server.
+    Outcome {
+        /// Every input was answered.
+        Answered as "answered",
+        /// Some inputs were answered.
+        Partly as "partly",
+        /// It was not as it must be.
+        Refused as "refused",
+        /// There was too much to do, or nobody to do it.
+        Overloaded as "overloaded",
+        /// It took longer than it might.
+        TimedOut as "timed_out",
+        /// The models or their device failed.
+        Failed as "failed",
+        /// Whoever asked went away.
+        Gone as "gone",
+    }
     /// A step of warm-up, in the order in which they run.
     WarmupStep {
         /// Every program of the manifest was planned.
         Plan as "plan",
-        /// Kernels were compiled.
+        /// Kernels were found or compiled, and loaded.
         Compile as "compile",
-        /// Modules were loaded and handles fetched.
+        /// Modules were loaded, where that is a step of its own.
         Load as "load",
         /// Arenas and workspaces were reserved.
         Reserve as "reserve",
@@ -442,6 +459,54 @@ events! {
         /// Tokens of all inputs, after cutting.
         token_count: u64 as "token_count",
         /// Host time from call to answer.
+        wall_ns: u64 as "wall_ns",
+    }
+    /// A request to a server ended. What nobody could read as a request is in the server's metrics
+    /// alone.
+    RequestServed as "request_served" {
+        /// Model that was asked, or the fusion of all.
+        model: Label as "model",
+        /// What became of it.
+        outcome: Outcome as "outcome",
+        /// Which request of its process, from 1.
+        request_index: u64 as "request_index",
+        /// Inputs in the request.
+        item_count: u64 as "item_count",
+        /// Of these, inputs whose results were there or under way already.
+        hit_count: u64 as "hit_count",
+        /// Tokens of all inputs, after cutting.
+        token_count: u64 as "token_count",
+        /// Host time of tokenizing, to know what it costs.
+        tokenization_ns: u64 as "tokenization_ns",
+        /// Waiting for a batch, the mean over inputs.
+        queue_ns: u64 as "queue_ns",
+        /// Time of the inputs' batches, the mean over inputs.
+        inference_ns: u64 as "inference_ns",
+        /// Host time from the request to its end.
+        wall_ns: u64 as "wall_ns",
+    }
+    /// An input of a request to a server ran in a batch.
+    ItemRan as "item_ran" {
+        /// Whose input.
+        request_index: u64 as "request_index",
+        /// In which batch.
+        batch_index: u64 as "batch_index",
+        /// Tokens of the input.
+        token_count: u64 as "token_count",
+        /// From the queue to the start of the batch.
+        queue_ns: u64 as "queue_ns",
+    }
+    /// A batch of a server ran; its programs ran meanwhile on the same thread.
+    BatchRan as "batch_ran" {
+        /// Which batch of its process, from 1.
+        batch_index: u64 as "batch_index",
+        /// Place where the models are, from 0.
+        place_index: u64 as "place_index",
+        /// Inputs in the batch.
+        item_count: u64 as "item_count",
+        /// Tokens of all inputs.
+        token_count: u64 as "token_count",
+        /// Host time of running it.
         wall_ns: u64 as "wall_ns",
     }
     /// An input was refused; the caller got the reason.

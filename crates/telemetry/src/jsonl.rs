@@ -20,7 +20,7 @@ pub const SCHEMA_NAME: &str = "calor.telemetry";
 /// A line with another major version is refused.
 pub const SCHEMA_MAJOR: u32 = 1;
 /// Grows when a field or an event is added.
-pub const SCHEMA_MINOR: u32 = 0;
+pub const SCHEMA_MINOR: u32 = 1;
 /// Longest line that the reader takes.
 pub const LINE_LEN_MAX: usize = 1 << 20;
 
@@ -263,22 +263,33 @@ mod tests {
     fn a_line_reads_back() {
         let line = to_line(&refused());
         assert!(!line.contains('\n'));
-        assert!(line.contains(r#""schema":"calor.telemetry/1.0""#), "{line}");
+        assert!(line.contains(r#""schema":"calor.telemetry/1.1""#), "{line}");
         assert_eq!(from_line(&line).unwrap().record, refused());
     }
 
     #[test]
     fn unknown_fields_and_later_minor_versions_are_read() {
-        let line = to_line(&refused()).replace("/1.0", "/1.7").replace('{', r#"{"mood":"good","#);
+        let line = to_line(&refused()).replace("/1.1", "/1.7").replace('{', r#"{"mood":"good","#);
         assert_eq!(from_line(&line).unwrap().record, refused());
+    }
+
+    /// Lines that earlier versions wrote are never rewritten; each must still be read.
+    #[test]
+    fn every_version_is_read() {
+        let text = include_str!("../golden/lines-1.0.jsonl");
+        let lines = read(text.as_bytes()).unwrap();
+        assert_eq!(lines.len(), 16);
+        let names: std::collections::BTreeSet<&str> =
+            lines.iter().map(|it| it.record.event.name()).collect();
+        assert_eq!(names.len(), lines.len(), "one of each");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let field = |field| LineFault::Field { event: "input_refused".into(), field };
-        check_fault("telemetry/1.0", "telemetry/2.0", LineFault::Newer { major: 2 });
-        check_fault("telemetry/1.0", "weather/1.0", LineFault::NotTelemetry);
-        check_fault("telemetry/1.0", "telemetry/1", LineFault::NotTelemetry);
+        check_fault("telemetry/1.1", "telemetry/2.0", LineFault::Newer { major: 2 });
+        check_fault("telemetry/1.1", "weather/1.0", LineFault::NotTelemetry);
+        check_fault("telemetry/1.1", "telemetry/1", LineFault::NotTelemetry);
         check_fault("\"at_ns\":17", "\"at_ns\":-1", LineFault::Envelope("at_ns"));
         check_fault("input_refused", "tea_made", LineFault::UnknownEvent("tea_made".into()));
         check_fault("too_long", "too_blue", field("reason"));

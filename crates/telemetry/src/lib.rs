@@ -25,7 +25,9 @@ pub mod trace;
 
 pub use clock::Stopwatch;
 pub use counter::{CacheCount, Change, Counter, Counters, Scope, Snapshot};
-pub use event::{Cache, EntryFlaw, Event, Memory, Origin, Refusal, StorageFault, WarmupStep};
+pub use event::{
+    Cache, EntryFlaw, Event, Memory, Origin, Outcome, Refusal, StorageFault, WarmupStep,
+};
 pub use label::Label;
 pub use recorder::{Log, Null, Record, Recorder, Ring, Tee};
 pub use tally::Tally;

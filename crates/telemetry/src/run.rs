@@ -121,7 +121,7 @@ fn times(facts: &RunFacts, records: &[Record]) -> Json {
                 first_ns.get_or_insert(wall_ns);
                 "programs_ns"
             }
-            Event::RequestDone { .. } => "requests_ns",
+            Event::RequestDone { .. } | Event::RequestServed { .. } => "requests_ns",
             Event::WarmupStepDone { step, .. } => match step {
                 WarmupStep::Capture => "capture_ns",
                 WarmupStep::Check => "check_ns",

@@ -1,9 +1,13 @@
 //! Records as a timeline that Perfetto and `chrome://tracing` open.
 //!
-//! Host events with a length become slices of their thread; kernels become slices of their
-//! device; the rest become marks. Slices of one track always nest, as the viewers require.
-//! Arrows lead from a request to the programs that ran for it, wherever that is certain.
+//! Host events with a length become slices of their thread; requests to a server, which no thread
+//! has for itself, become slices of lanes; kernels become slices of their device; the rest become
+//! marks. Slices of one track always nest, as the viewers require.
+//! Arrows lead from a request to its batches, and on to the programs that ran for it, wherever that
+//! is certain.
 //! The file is written beside its place and renamed, so a reader never sees half of it.
+
+mod arrows;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,43 +17,90 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use crate::event::{Event, Value};
+use crate::jsonl::Line;
 use crate::label::Label;
 use crate::recorder::Record;
 use crate::thread;
 
 const HOST: u32 = 1;
 const DEVICES: u32 = 2;
+const REQUESTS: u32 = 3;
 
 /// The timeline of `records` as one JSON document.
 pub fn to_json(records: &[Record]) -> String {
+    timeline(records, &thread::name)
+}
+
+/// The timeline of lines that another process wrote.
+pub fn of_lines(lines: &[Line]) -> String {
+    let names: BTreeMap<u32, &str> =
+        lines.iter().map(|it| (it.record.thread_index, it.thread_name.as_str())).collect();
+    let records: Vec<Record> = lines.iter().map(|it| it.record).collect();
+    timeline(&records, &|index| names.get(&index).map_or(String::new(), |it| (*it).to_owned()))
+}
+
+fn timeline(records: &[Record], thread_name: &dyn Fn(u32) -> String) -> String {
     let mut ordered: Vec<&Record> = records.iter().collect();
     ordered.sort_by_key(|it| it.at_ns);
 
-    let mut events =
-        vec![named("process_name", HOST, 0, "host"), named("process_name", DEVICES, 0, "devices")];
+    let mut events = vec![
+        named("process_name", HOST, 0, "host"),
+        named("process_name", DEVICES, 0, "devices"),
+        named("process_name", REQUESTS, 0, "requests"),
+    ];
     let mut threads: BTreeMap<u32, Track<'_>> = BTreeMap::new();
     let mut devices: BTreeMap<Label, Vec<Slice<'_>>> = BTreeMap::new();
-    for record in ordered {
-        if let Event::KernelRan { device, device_time_ns, .. } = record.event {
-            append(devices.entry(device).or_default(), record, device_time_ns);
-            continue;
-        }
-        let track = threads.entry(record.thread_index).or_default();
-        match record.event.wall_ns() {
-            Some(wall_ns) => track.enclose(record, wall_ns),
-            None => events.push(mark(record)),
+    let mut requests = Vec::new();
+    for record in &ordered {
+        match record.event {
+            Event::KernelRan { device, device_time_ns, .. } => {
+                append(devices.entry(device).or_default(), record, device_time_ns);
+            }
+            Event::RequestServed { wall_ns, .. } => {
+                let (start_ns, end_ns) = (record.at_ns.saturating_sub(wall_ns), record.at_ns);
+                requests.push(Slice { start_ns, end_ns, record });
+            }
+            _ => match record.event.wall_ns() {
+                Some(wall_ns) => {
+                    threads.entry(record.thread_index).or_default().enclose(record, wall_ns);
+                }
+                None => {
+                    threads.entry(record.thread_index).or_default();
+                    events.push(mark(record));
+                }
+            },
         }
     }
+    let lanes = lanes(requests);
     for (index, track) in &threads {
-        events.push(named("thread_name", HOST, *index, &thread::name(*index)));
+        events.push(named("thread_name", HOST, *index, &thread_name(*index)));
         events.extend(track.slices.iter().map(|it| it.to_json(HOST, *index)));
     }
-    events.extend(arrows(&threads));
+    for (index, lane) in (0_u32..).zip(&lanes) {
+        events.push(named("thread_name", REQUESTS, index, &format!("lane {index}")));
+        events.extend(lane.iter().map(|it| it.to_json(REQUESTS, index)));
+    }
     for (index, (device, slices)) in (0_u32..).zip(&devices) {
         events.push(named("thread_name", DEVICES, index, device.text()));
         events.extend(slices.iter().map(|it| it.to_json(DEVICES, index)));
     }
+    events.extend(arrows::arrows(&ordered, &threads, &lanes, &devices));
     json!({ "displayTimeUnit": "ns", "traceEvents": events }).to_string()
+}
+
+/// Slices in lanes, so that those of one lane follow each other: each takes the first lane that is
+/// free at its start.
+fn lanes(mut slices: Vec<Slice<'_>>) -> Vec<Vec<Slice<'_>>> {
+    slices.sort_by_key(|it| it.start_ns);
+    let mut lanes: Vec<Vec<Slice<'_>>> = Vec::new();
+    for slice in slices {
+        let is_free = |it: &&mut Vec<Slice<'_>>| it[it.len() - 1].end_ns <= slice.start_ns;
+        match lanes.iter_mut().find(is_free) {
+            Some(lane) => lane.push(slice),
+            None => lanes.push(vec![slice]),
+        }
+    }
+    lanes
 }
 
 /// Writes the timeline of `records` to `path`, whole or not at all.
@@ -57,10 +108,18 @@ pub fn to_json(records: &[Record]) -> String {
 /// # Errors
 /// When the file beside `path` cannot be written or renamed; it is removed then.
 pub fn write(path: &Path, records: &[Record]) -> io::Result<()> {
+    write_text(path, &to_json(records))
+}
+
+/// Writes a timeline to `path`, whole or not at all.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_text(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let beside = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
     let beside = path.with_file_name(beside);
-    let written = write_whole(&beside, &to_json(records)).and_then(|()| fs::rename(&beside, path));
+    let written = write_whole(&beside, text).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         // The first failure is the one to report; a file that is not there is no second one.
         let _ = fs::remove_file(&beside);
@@ -116,46 +175,6 @@ impl<'a> Track<'a> {
         self.outer.push((start_ns, end_ns));
         self.slices.push(Slice { start_ns, end_ns, record });
     }
-}
-
-/// Arrows from requests to programs: a program that ran while one request alone was under way ran
-/// for it. Where several were, the records do not say, and there is no arrow.
-fn arrows(threads: &BTreeMap<u32, Track<'_>>) -> Vec<Json> {
-    let all = || {
-        let of = |(index, track): (&u32, _)| {
-            let Track { slices, .. }: &Track<'_> = track;
-            slices.iter().map(|it| (*index, it)).collect::<Vec<_>>()
-        };
-        threads.iter().flat_map(of)
-    };
-    let requests: Vec<(u32, &Slice<'_>)> =
-        all().filter(|it| matches!(it.1.record.event, Event::RequestDone { .. })).collect();
-    let mut out = Vec::new();
-    for (track, program) in all() {
-        if !matches!(program.record.event, Event::ProgramRan { .. }) {
-            continue;
-        }
-        let (start_ns, end_ns) = (program.start_ns, program.end_ns);
-        let mut under_way =
-            requests.iter().filter(|it| it.1.start_ns < end_ns && start_ns < it.1.end_ns);
-        let (Some((from, request)), None) = (under_way.next(), under_way.next()) else { continue };
-        if start_ns < request.start_ns || request.end_ns < end_ns {
-            continue;
-        }
-        let id = out.len() / 2;
-        let end = |phase: &str, track: u32, at_ns: u64| {
-            json!({
-                "ph": phase, "id": id, "name": "runs", "cat": "request", "pid": HOST, "tid": track,
-                "ts": micros(at_ns),
-            })
-        };
-        out.push(end("s", *from, request.start_ns));
-        let mut tip = end("f", track, start_ns);
-        // At the slice around this moment, not at the next one.
-        tip["bp"] = "e".into();
-        out.push(tip);
-    }
-    out
 }
 
 /// Adds a kernel after the kernel before it: a device's kernels are read out together, after
@@ -217,7 +236,7 @@ fn micros(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Cache;
+    use crate::event::{Cache, Outcome};
 
     fn program(at_ns: u64, wall_ns: u64) -> Record {
         let event = Event::ProgramRan {
@@ -300,6 +319,81 @@ mod tests {
         assert_eq!(ends(&[on(7, program(4_000, 3_500)), asked]), []);
     }
 
+    /// Where arrows begin and end, as (process, track, microseconds).
+    fn arrows(records: &[Record]) -> Vec<[(u64, u64, f64); 2]> {
+        let document: Json = serde_json::from_str(&to_json(records)).unwrap();
+        let events = document["traceEvents"].as_array().unwrap().clone();
+        let ends: Vec<Json> = events.into_iter().filter(|it| it.get("id").is_some()).collect();
+        let spot = |it: &Json| {
+            let number = |name: &str| it[name].as_u64().unwrap();
+            (number("pid"), number("tid"), it["ts"].as_f64().unwrap())
+        };
+        ends.chunks(2).map(|it| [spot(&it[0]), spot(&it[1])]).collect()
+    }
+
+    #[test]
+    fn arrows_lead_from_a_request_over_its_batch_to_programs_and_kernels() {
+        let on =
+            |thread_index: u32, at_ns: u64, event: Event| Record { at_ns, thread_index, event };
+        let served = |request_index: u64, wall_ns: u64| Event::RequestServed {
+            model: Label::fixed("fused"),
+            outcome: Outcome::Answered,
+            request_index,
+            item_count: 1,
+            hit_count: 0,
+            token_count: 8,
+            tokenization_ns: 10,
+            queue_ns: 10,
+            inference_ns: 10,
+            wall_ns,
+        };
+        let item = |request_index: u64, batch_index: u64| Event::ItemRan {
+            request_index,
+            batch_index,
+            token_count: 8,
+            queue_ns: 2_000,
+        };
+        let batch = |batch_index: u64, wall_ns: u64| Event::BatchRan {
+            batch_index,
+            place_index: 0,
+            item_count: 2,
+            token_count: 16,
+            wall_ns,
+        };
+        let records = [
+            on(7, 5_900, kernel(0, 500).event),
+            on(7, 6_000, program(0, 1_000).event),
+            on(7, 6_500, item(1, 1)),
+            on(7, 6_500, item(2, 1)),
+            on(7, 6_600, batch(1, 2_600)),
+            on(3, 7_000, served(1, 6_000)),
+            // Whichever thread ends it: requests have lanes of their own.
+            on(3, 8_000, served(2, 4_500)),
+            // Of a batch whose records are gone.
+            on(7, 9_000, item(2, 9)),
+        ];
+        assert_eq!(
+            arrows(&records),
+            [
+                // Queued 2 µs before the batch began, but not before the request.
+                [(3, 0, 2.0), (1, 7, 4.0)],
+                [(3, 1, 3.5), (1, 7, 4.0)],
+                [(1, 7, 4.0), (1, 7, 5.0)],
+                [(1, 7, 5.0), (2, 0, 5.4)],
+            ]
+        );
+    }
+
+    #[test]
+    fn lines_of_another_process_bring_the_names_of_its_threads() {
+        let line = |index: u32, name: &str| Line {
+            record: Record { thread_index: index, ..program(5_000, 2_000) },
+            thread_name: name.into(),
+        };
+        let text = of_lines(&[line(70_000, "there"), line(70_001, "elsewhere")]);
+        assert!(text.contains("\"there\"") && text.contains("\"elsewhere\""), "{text}");
+    }
+
     #[test]
     fn kernels_follow_each_other_on_their_device() {
         let got = slices(&[kernel(9_000, 1_000), kernel(9_000, 2_000)]);
@@ -328,7 +422,7 @@ mod tests {
         write(&path, &[program(5_000, 2_000)]).unwrap();
         write(&path, &[]).unwrap();
         let document: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(document["traceEvents"].as_array().unwrap().len(), 2);
+        assert_eq!(document["traceEvents"].as_array().unwrap().len(), 3);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         assert!(write(&folder.join("absent").join("run.json"), &[]).is_err());
         fs::remove_dir_all(&folder).unwrap();

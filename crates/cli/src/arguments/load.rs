@@ -13,7 +13,9 @@ Examples:
 
 Requests are due at random moments at each rate, whether or not earlier ones were answered, and a
 latency begins when its request was due. Each text is another; turn the server's results cache off
-(`--results-cache-mib 0`) all the same where the arms of a comparison have none.")]
+(`--results-cache-mib 0`) all the same where the arms of a comparison have none. `Tflop/s` is what
+the server's products did on live rows, by its own counter; `calor-suite --gemm-rate` says what a
+machine reaches.")]
 pub(crate) struct LoadArguments {
     /// Where the server listens.
     #[arg(value_name = "ADDRESS")]

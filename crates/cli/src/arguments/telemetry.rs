@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 #[command(next_help_heading = "Telemetry")]
 pub(crate) struct TelemetryArguments {
     /// Write what happened here: a document for .json, else every event as a line and the document
-    /// behind them.
+    /// behind them. A server writes the last events of each thread when it ends.
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) telemetry: Option<PathBuf>,
     /// Write a timeline here that ui.perfetto.dev opens.
@@ -95,6 +95,14 @@ pub(crate) enum TelemetryCommand {
         /// Write it here; standard output if not given.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Make a timeline that ui.perfetto.dev opens of lines that `--telemetry` wrote.
+    Trace {
+        /// The file of lines.
+        file: PathBuf,
+        /// Write it here.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// Print a schema, as JSON Schema.
     Schema {

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use calor_ir::CheckedGraph;
 use calor_runtime::{Build, BuildTimes, ChannelId, JoinedSpec, LaneId, PartSpec, ProgramId};
 use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::{Event, Label, WarmupStep};
 
 use super::check::check_model;
 use super::forms::{Forms, Fusion, ROOMS, Room, Together};
@@ -201,16 +202,20 @@ impl PipelineCore {
         };
         let step_count = wanted.iter().zip(&ids).map(step_count).sum();
         let (check, before) = (Stopwatch::start(), self.programs.times());
-        self.check(told)?;
+        let checked = self.check(told);
         // Programs are prepared at their first run, which is told apart.
         let prepare_ns = self.programs.times().prepare_ns - before.prepare_ns;
-        Ok(ReadyReport {
-            program_count: ids.len(),
-            step_count,
-            graphs_ns,
-            check_ns: check.elapsed_ns().saturating_sub(prepare_ns),
-            ..ReadyReport::default()
-        })
+        let check_ns = check.elapsed_ns().saturating_sub(prepare_ns);
+        self.programs.recorder().record(Event::WarmupStepDone {
+            step: WarmupStep::Check,
+            model: Label::fixed("all"),
+            success: checked.is_ok(),
+            device_bytes: 0,
+            wall_ns: check_ns,
+        });
+        checked?;
+        let program_count = ids.len();
+        Ok(ReadyReport { program_count, step_count, graphs_ns, check_ns, ..ReadyReport::default() })
     }
 
     /// The first model whose programs cannot be built without the others' either.

@@ -12,11 +12,11 @@ read, and where tables do not sort. It is not part of `cargo xtask test`: nothin
 browser.
 """
 
-import argparse
 import pathlib
 import sys
 
-from playwright.sync_api import sync_playwright
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[4] / "xtask"))
+from browser import main, shoot, watched  # noqa: E402
 
 # What every plot must have: a place on the page, lines or bars in it, and words that stay inside.
 PLOTS = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
@@ -82,21 +82,6 @@ CONTRASTS = """() => {
 CONTRAST_MIN = 3.0
 
 
-def watched(browser, theme, width, address, faults):
-    page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=theme)
-    page.on("console", lambda it: faults.append(it.text) if it.type == "error" else None)
-    page.on("pageerror", lambda it: faults.append(str(it)))
-    page.on("requestfailed", lambda it: faults.append(f"{it.url}: {it.failure}"))
-
-    def asked(request):
-        if request.url != address and not request.url.startswith("data:"):
-            faults.append(f"asks for something beside the page: {request.url}")
-
-    page.on("request", asked)
-    page.goto(address)
-    return page
-
-
 def plots(page, faults):
     found = page.evaluate(PLOTS)
     if not found:
@@ -149,42 +134,27 @@ def look(browser, file, pictures, faults):
     count = 0
     for theme in ("light", "dark"):
         for width in (1280, 420):
-            own = []
-            page = watched(browser, theme, width, address, own)
+            own, is_own = [], lambda url: url == address or url.startswith("data:")
+            options = {"viewport": {"width": width, "height": 1000}, "color_scheme": theme}
+            page = watched(browser, is_own, own, **options)
+            page.goto(address)
             count = plots(page, own)
             wide = page.evaluate("document.documentElement.scrollWidth")
             if width < wide:
                 own.append(f"the page is {wide} wide")
             paper = colours(page, theme, own)
-            if pictures:
-                pictures.mkdir(parents=True, exist_ok=True)
-                name = f"{file.stem}-{theme}-{width}.png"
-                page.screenshot(path=pictures / name, full_page=True)
+            shoot(page, pictures, f"{file.stem}-{theme}-{width}")
             works(page, paper, own)
             page.close()
             faults += [f"{file.name}, {theme}, {width} wide: {it}" for it in own]
     return count
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pages", nargs="+", type=pathlib.Path)
-    parser.add_argument("--browser")
-    parser.add_argument("--pictures", type=pathlib.Path)
-    arguments = parser.parse_args()
+def look_at_all(browser, files, pictures):
     faults = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=arguments.browser, args=["--no-sandbox"]
-        )
-        for file in arguments.pages:
-            print(f"{file}: {look(browser, file, arguments.pictures, faults)} plots")
-        browser.close()
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    if faults:
-        sys.exit(1)
-    print("ok")
+    for file in files:
+        print(f"{file}: {look(browser, file, pictures, faults)} plots")
+    return faults
 
 
-main()
+main(__doc__, look_at_all, "pages", nargs="+", type=pathlib.Path)

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use calor_device::{BufferId, CodeId, PreparedId, Span, Step, Word};
 use calor_kernel::Unit;
-use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::counter::Plain;
+use calor_telemetry::event::WarmupStep;
 
 use super::memory::{Binding, LIVE_BYTES};
 use super::{Engine, LIVE_COUNT_MAX, Part, Program};
@@ -31,7 +31,15 @@ impl Engine {
         if let Some(prepared) = program.prepared {
             return Ok(prepared);
         }
-        let watch = Stopwatch::start();
+        let label = program.label;
+        let (prepared, wall_ns) =
+            self.step(WarmupStep::Capture, label, |own| own.prepare_new(index))?;
+        self.times.prepare_ns += wall_ns;
+        Ok(prepared)
+    }
+
+    fn prepare_new(&mut self, index: usize) -> Result<PreparedId, RuntimeError> {
+        let program = &self.programs[index];
         let mut steps = Vec::new();
         for (number, part) in program.parts.iter().enumerate() {
             steps.extend(self.part_steps(program, part, number));
@@ -41,7 +49,6 @@ impl Engine {
         let prepared = self.device.queue.prepare(&steps, &edges(program), live)?;
         self.counters.increment(Plain::Preparations);
         self.programs[index].prepared = Some(prepared);
-        self.times.prepare_ns += watch.elapsed_ns();
         Ok(prepared)
     }
 

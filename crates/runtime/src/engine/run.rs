@@ -8,7 +8,7 @@ use calor_telemetry::counter::Plain;
 use calor_telemetry::event::Event;
 
 use super::memory::{ALIGN_BYTES, Binding};
-use super::{Engine, LIVE_COUNT_MAX, PART_COUNT_MAX, ProgramId};
+use super::{Engine, LIVE_COUNT_MAX, PART_COUNT_MAX, Part, ProgramId};
 use crate::error::RuntimeError;
 
 /// Most inputs that a run is given at once; a limit keeps the heap out of a run.
@@ -34,6 +34,8 @@ pub struct Run {
     watch: Stopwatch,
     /// Tokens and sequences of each part.
     live: [[u32; 2]; PART_COUNT_MAX],
+    /// Multiplications and additions of all parts.
+    flops: u64,
 }
 
 impl Engine {
@@ -76,9 +78,22 @@ impl Engine {
                 }
             }
         }
+        let flops = self.flops(id, inputs, &live_of);
         self.write_front(id, &counts[..parts.len() * LIVE_COUNT_MAX], inputs)?;
         let ticket = self.device.queue.run(prepared)?;
-        Ok(Run { program: id, ticket, watch, live: live_of })
+        Ok(Run { program: id, ticket, watch, live: live_of, flops })
+    }
+
+    /// Work of a run on live rows.
+    fn flops(&self, id: ProgramId, inputs: &[Input<'_>], live: &[[u32; 2]]) -> u64 {
+        let of_part = |(number, (part, live)): (usize, (&Part, &[u32; 2]))| {
+            let input = |slot: usize| {
+                let is_it = |it: &&Input<'_>| (it.part, it.slot) == (number, slot);
+                inputs.iter().find(is_it).map(|it| it.bytes)
+            };
+            part.plan.work.flops(part.bucket, *live, input)
+        };
+        self.programs[id.0].parts.iter().zip(live).enumerate().map(of_part).sum()
     }
 
     /// Waits until a run has ended.
@@ -141,6 +156,7 @@ impl Engine {
     fn count(&self, run: &Run) {
         let wall_ns = run.watch.elapsed_ns();
         self.counters.increment(Plain::Programs);
+        self.counters.add(Plain::Flops, run.flops);
         for (part, [live_tokens, live_sequences]) in
             self.programs[run.program.0].parts.iter().zip(run.live)
         {
@@ -148,8 +164,7 @@ impl Engine {
             self.counters.add(Plain::Tokens, u64::from(live_tokens));
             self.counters.add(Plain::PaddingTokens, u64::from(tokens - live_tokens));
             self.counters.add(Plain::Kernels, part.plan.steps.len() as u64);
-            self.counters.add(Plain::MovedBytes, part.cost.0);
-            self.counters.add(Plain::Flops, part.cost.1);
+            self.counters.add(Plain::MovedBytes, part.moved_bytes);
             self.recorder.record(Event::ProgramRan {
                 model: part.label,
                 device: self.device_label,

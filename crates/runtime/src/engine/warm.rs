@@ -3,16 +3,48 @@
 use std::time::Duration;
 
 use calor_kernel::Unit;
+use calor_telemetry::clock::Stopwatch;
+use calor_telemetry::event::{Event, WarmupStep};
+use calor_telemetry::label::Label;
 
-use super::{Engine, Part, ProgramId};
+use super::{ALL, Engine, Part, ProgramId};
 use crate::error::RuntimeError;
 use crate::kernel::{KernelHandle, KernelKey};
 use crate::plan::BufferKind;
 
 impl Engine {
+    /// Does a step of becoming ready and tells of it; its nanoseconds come back as well.
+    pub(super) fn step<T>(
+        &mut self,
+        step: WarmupStep,
+        model: Label,
+        work: impl FnOnce(&mut Self) -> Result<T, RuntimeError>,
+    ) -> Result<(T, u64), RuntimeError> {
+        let (watch, before) = (Stopwatch::start(), self.report().total_bytes());
+        let result = work(self);
+        let wall_ns = watch.elapsed_ns();
+        let device_bytes = self.report().total_bytes().saturating_sub(before);
+        let success = result.is_ok();
+        let event = Event::WarmupStepDone { step, model, success, device_bytes, wall_ns };
+        self.recorder.record(event);
+        result.map(|it| (it, wall_ns))
+    }
+
+    /// Prepares what is not prepared yet, and gives up the right to build.
+    pub(crate) fn seal(&mut self) -> Result<(), RuntimeError> {
+        self.prepare()?;
+        self.step(WarmupStep::Seal, ALL, |_| Ok(()))?;
+        Ok(())
+    }
+
     /// Prepares every program and runs it once over inputs of zeros, at full extent.
     pub(crate) fn run_each_once(&mut self, deadline: Duration) -> Result<(), RuntimeError> {
         self.prepare()?;
+        self.step(WarmupStep::Run, ALL, |own| own.run_all(deadline))?;
+        Ok(())
+    }
+
+    fn run_all(&mut self, deadline: Duration) -> Result<(), RuntimeError> {
         for index in 0..self.programs.len() {
             if self.programs[index].removed {
                 continue;

@@ -7,7 +7,7 @@ use calor_ir::{DType, Graph, NodeId, Type, ValueId};
 use calor_kernel::{Canonical, Digest, Unit};
 
 use super::claims::Claimed;
-use super::cost::{call_flops, loop_flops, words_max};
+use super::cost::loop_flops;
 use super::draft::{Draft, DraftStep, Home, Settled, settle};
 use super::group::Grouped;
 use super::live::live_counts;
@@ -15,6 +15,7 @@ use super::order::edges;
 use super::root::Kernel;
 use super::sequence::{Item, sequence};
 use super::view::{dense_root, rows_of};
+use super::work::{Work, product_flops};
 use super::{BufferKind, BufferRow, Plan, PlanError};
 
 /// The plan of a grouped graph.
@@ -47,7 +48,8 @@ pub(super) fn assemble(claimed: &Claimed, grouped: Grouped) -> Result<Plan, Plan
     let Settled { prelude, steps, arena_bytes, peak_live_bytes } =
         settle(&prelude, &steps, &interior);
     let (edges, defaults) = (edges(&steps), claimed.defaults.clone());
-    Ok(Plan { units, buffers, prelude, steps, edges, arena_bytes, peak_live_bytes, defaults })
+    let work = Work::default();
+    Ok(Plan { units, buffers, prelude, steps, edges, arena_bytes, peak_live_bytes, defaults, work })
 }
 
 /// A plan in the making.
@@ -201,7 +203,10 @@ impl Assembler<'_> {
         }
         let words: Vec<Word> =
             offer.words.iter().map(|it| self.word(offer, it, &strides)).collect();
-        let flops = call_flops(&offer.unit, &words_max(&words));
+        let mut flops = 0;
+        for node in std::iter::once(&node).chain(&offer.absorbs) {
+            flops += product_flops(self.graph(), self.graph().node(*node))?;
+        }
         let (unit, label) = (self.unit(&offer.unit), offer.unit.label());
         self.steps.push(DraftStep::Run { unit, words, args, write_count, label, flops });
         Ok(())

@@ -145,7 +145,7 @@ pub(super) fn users(graph: &Graph) -> HashMap<ValueId, Vec<NodeId>> {
 }
 
 /// Which values depend on weights and literals alone.
-fn constants(graph: &Graph) -> Vec<bool> {
+pub(super) fn constants(graph: &Graph) -> Vec<bool> {
     let mut constant = vec![false; graph.value_count()];
     for node in graph.nodes() {
         let is = match &node.op {

@@ -1,18 +1,6 @@
-//! Work of a step at full extent.
+//! Arithmetic of generated kernels at full extent.
 
-use calor_device::Word;
-use calor_kernel::{Call, InstrOp, Level, LoopProgram, Unit};
-
-/// The words at full extent.
-pub(super) fn words_max(words: &[Word]) -> Vec<i64> {
-    words
-        .iter()
-        .map(|word| match word {
-            Word::Fixed(number) => *number,
-            Word::Live { max, .. } => *max,
-        })
-        .collect()
-}
+use calor_kernel::{InstrOp, Level, LoopProgram};
 
 /// Arithmetic instructions times the points of their level. Steps between bounds that come out of
 /// buffers count once: their number is not known here.
@@ -40,15 +28,4 @@ pub(super) fn loop_flops(program: &LoopProgram, words: &[i64]) -> u64 {
         Some(_) | None => 1,
     };
     outer.max(0) as u64 * lanes * steps
-}
-
-/// Multiplications and additions of a library call or hand-written kernel, where they are known.
-pub(super) fn call_flops(unit: &Unit, words: &[i64]) -> u64 {
-    match unit {
-        Unit::Call(Call::Gemm { n, k, .. }) => {
-            let rows = words.first().copied().unwrap_or(0).max(0) as u64;
-            2 * rows * u64::from(*n) * u64::from(*k)
-        }
-        Unit::Call(Call::Pack { .. }) | Unit::Source(_) | Unit::Loop(_) => 0,
-    }
 }

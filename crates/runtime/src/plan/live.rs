@@ -13,6 +13,40 @@ use calor_ir::{Composite, Graph, Node, Op, Prim, Role, ValueId};
 
 /// For each value: the count that bounds its first dimension, if any.
 pub(super) fn live_counts(graph: &Graph) -> Vec<Option<u8>> {
+    let (mut labels, mut whole) = labels(graph, &rule_of);
+    for state in graph.states() {
+        whole[state.next.index()] = true;
+    }
+    // What is needed whole must be computed from whole values.
+    for node in graph.nodes().iter().rev() {
+        if node.results().any(|it| whole[it.index()]) {
+            node.inputs.iter().for_each(|it| whole[it.index()] = true);
+        }
+    }
+    for (label, whole) in labels.iter_mut().zip(whole) {
+        if whole {
+            *label = None;
+        }
+    }
+    labels
+}
+
+/// For each value: the count that its rows follow, whether or not its padding may be left out.
+pub(super) fn row_counts(graph: &Graph) -> Vec<Option<u8>> {
+    let lead = |value: &ValueId| graph.shape(*value).sizes().first().copied();
+    let rule = |graph: &Graph, node: &Node| {
+        let same = node.results().all(|it| lead(&it) == node.inputs.first().and_then(lead));
+        match (rule_of(graph, node), &node.op) {
+            // Nothing is known of it but that it gives a row for a row.
+            (Rule::All(Reads::Across), Op::Composite(..)) if same => Rule::Only(0),
+            (rule, _) => rule,
+        }
+    };
+    labels(graph, &rule).0
+}
+
+/// For each value: the count that its rows follow, and whether it is read across rows.
+fn labels(graph: &Graph, rule_of: &dyn Fn(&Graph, &Node) -> Rule) -> (Vec<Option<u8>>, Vec<bool>) {
     let mut labels = vec![None; graph.value_count()];
     let mut whole = vec![false; graph.value_count()];
     for node in graph.nodes() {
@@ -40,21 +74,7 @@ pub(super) fn live_counts(graph: &Graph) -> Vec<Option<u8>> {
             labels[value.index()] = label;
         }
     }
-    for state in graph.states() {
-        whole[state.next.index()] = true;
-    }
-    // What is needed whole must be computed from whole values.
-    for node in graph.nodes().iter().rev() {
-        if node.results().any(|it| whole[it.index()]) {
-            node.inputs.iter().for_each(|it| whole[it.index()] = true);
-        }
-    }
-    for (label, whole) in labels.iter_mut().zip(whole) {
-        if whole {
-            *label = None;
-        }
-    }
-    labels
+    (labels, whole)
 }
 
 /// How an argument's rows are used.

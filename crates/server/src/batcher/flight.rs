@@ -10,7 +10,7 @@ use calor_embed::streams::{OverlappedExecutor, StreamPool};
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore, PipelineFront, PipelineOutput};
 use calor_telemetry::clock::{Stopwatch, now_ns};
 
-use super::run::{Going, counted, groups, guarded, observed};
+use super::run::{BatchFacts, Going, groups, guarded, observed};
 use super::{Group, Place, next_full};
 use crate::engine::{Engine, Wanted};
 use crate::metrics::add;
@@ -18,7 +18,7 @@ use crate::metrics::add;
 /// A batch on its way.
 struct Flight {
     groups: Vec<(Wanted, Going, Stage)>,
-    token_count: usize,
+    about: BatchFacts,
     since_ns: u64,
     device_ns: u64,
 }
@@ -63,10 +63,10 @@ pub(super) fn overlapped(place: &Place<'_>, core: &mut PipelineCore, first: Grou
 
 fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Flight {
     let since_ns = now_ns();
-    let token_count = counted(place, &batch);
+    let about = BatchFacts::of(place, &batch);
     let now_s = (place.shared.clock)();
     let groups = groups(batch).into_iter().map(|(wanted, group)| {
-        let mut going = Going::of(group);
+        let mut going = Going::of(group, about.batch_index);
         let stage = match wanted {
             Wanted::Fused { .. } => {
                 let ready = std::mem::take(&mut going.prepared);
@@ -77,12 +77,12 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
         };
         (wanted, going, stage)
     });
-    Flight { groups: groups.collect(), token_count, since_ns, device_ns: 0 }
+    Flight { groups: groups.collect(), about, since_ns, device_ns: 0 }
 }
 
 fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight {
     let watch = Stopwatch::start();
-    let _load = place.shared.balancer.reserve_on(place.index, flight.token_count as u64);
+    let _load = place.shared.balancer.reserve_on(place.index, flight.about.token_count as u64);
     let groups = flight.groups.into_iter().map(|(wanted, mut going, stage)| {
         let stage = match stage {
             // What lost the device was another batch.
@@ -109,7 +109,9 @@ fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight
         (wanted, going, stage)
     });
     let groups = groups.collect();
-    Flight { groups, device_ns: watch.elapsed_ns(), ..flight }
+    let device_ns = watch.elapsed_ns();
+    flight.about.ran(place, device_ns);
+    Flight { groups, device_ns, ..flight }
 }
 
 fn whole(place: &Place<'_>, core: &mut PipelineCore, wanted: &Wanted, going: &Going) -> Stage {
@@ -132,7 +134,7 @@ fn finish(place: &Place<'_>, front: &PipelineFront, flight: Flight) {
         going.answer(place, results);
     }
     let wall_ns = now_ns().saturating_sub(flight.since_ns);
-    observed(place, flight.token_count, flight.device_ns, wall_ns);
+    observed(place, flight.about.token_count, flight.device_ns, wall_ns);
 }
 
 /// Of a batch behind one that lost the device.

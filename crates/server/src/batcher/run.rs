@@ -8,6 +8,7 @@ use calor_embed::batching::{ItemTerms, run_split};
 use calor_embed::input::ModelInput;
 use calor_embed::pipeline::{GroupTimes, PreparedInput};
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineOutput};
+use calor_telemetry::Event;
 use calor_telemetry::clock::now_ns;
 
 use super::{Answer, Group, Job, Place, Sender};
@@ -17,17 +18,45 @@ use crate::metrics::add;
 /// Runs a batch, one group for each thing that is wanted, and answers every item.
 pub(super) fn run(place: &Place<'_>, engine: &mut dyn Engine, batch: Group) {
     let start_ns = now_ns();
-    let token_count = counted(place, &batch);
-    let _load = place.shared.balancer.reserve_on(place.index, token_count as u64);
+    let about = BatchFacts::of(place, &batch);
+    let _load = place.shared.balancer.reserve_on(place.index, about.token_count as u64);
     for (wanted, group) in groups(batch) {
-        run_group(place, engine, &wanted, group);
+        run_group(place, engine, &wanted, group, about.batch_index);
     }
     let wall_ns = now_ns().saturating_sub(start_ns);
-    observed(place, token_count, wall_ns, wall_ns);
+    about.ran(place, wall_ns);
+    observed(place, about.token_count, wall_ns, wall_ns);
+}
+
+/// What is said of a batch.
+#[derive(Clone, Copy)]
+pub(super) struct BatchFacts {
+    pub(super) batch_index: u64,
+    pub(super) item_count: usize,
+    pub(super) token_count: usize,
+}
+
+impl BatchFacts {
+    /// Of a batch that begins; the metrics hear of it.
+    pub(super) fn of(place: &Place<'_>, batch: &Group) -> Self {
+        let batch_index = place.next_batch();
+        Self { batch_index, item_count: batch.len(), token_count: counted(place, batch) }
+    }
+
+    /// Its programs have run, on this thread.
+    pub(super) fn ran(&self, place: &Place<'_>, wall_ns: u64) {
+        place.shared.recorder.record(Event::BatchRan {
+            batch_index: self.batch_index,
+            place_index: place.index as u64,
+            item_count: self.item_count as u64,
+            token_count: self.token_count as u64,
+            wall_ns,
+        });
+    }
 }
 
 /// Tells a batch to the metrics: its tokens.
-pub(super) fn counted(place: &Place<'_>, batch: &Group) -> usize {
+fn counted(place: &Place<'_>, batch: &Group) -> usize {
     let metrics = &place.shared.metrics;
     let token_count: usize = batch.iter().map(|it| it.0.terms.token_count).sum();
     metrics.batch_size.record(batch.len());
@@ -65,8 +94,14 @@ pub(super) fn groups(batch: Group) -> Vec<(Wanted, Group)> {
     groups
 }
 
-fn run_group(place: &Place<'_>, engine: &mut dyn Engine, wanted: &Wanted, group: Group) {
-    let mut going = Going::of(group);
+fn run_group(
+    place: &Place<'_>,
+    engine: &mut dyn Engine,
+    wanted: &Wanted,
+    group: Group,
+    batch_index: u64,
+) {
+    let mut going = Going::of(group, batch_index);
     let now_s = (place.shared.clock)();
     let results =
         guarded(place, || run_split(&going.inputs, |part| engine.run(wanted, part, now_s)));
@@ -78,6 +113,7 @@ fn run_group(place: &Place<'_>, engine: &mut dyn Engine, wanted: &Wanted, group:
 
 /// Items of one group between the queue and their answers.
 pub(super) struct Going {
+    batch_index: u64,
     start_ns: u64,
     pub(super) times: Option<GroupTimes>,
     pub(super) inputs: Vec<ModelInput>,
@@ -88,6 +124,7 @@ pub(super) struct Going {
 
 /// A job without its input.
 struct Around {
+    request_index: u64,
     wanted: Wanted,
     terms: ItemTerms,
     since_ns: u64,
@@ -95,18 +132,21 @@ struct Around {
 }
 
 impl Going {
-    pub(super) fn of(group: Group) -> Self {
+    pub(super) fn of(group: Group, batch_index: u64) -> Self {
         let mut going = Self {
+            batch_index,
             start_ns: now_ns(),
             times: None,
             inputs: Vec::with_capacity(group.len()),
             prepared: Vec::with_capacity(group.len()),
             around: Vec::with_capacity(group.len()),
         };
-        for (Job { input, prepared, wanted, terms, since_ns, is_second }, reply) in group {
+        for (job, reply) in group {
+            let Job { request_index, input, prepared, wanted, terms, since_ns, is_second } = job;
             going.inputs.push(input);
             going.prepared.push(prepared);
-            going.around.push((Around { wanted, terms, since_ns, is_second }, reply));
+            let around = Around { request_index, wanted, terms, since_ns, is_second };
+            going.around.push((around, reply));
         }
         going
     }
@@ -150,6 +190,12 @@ impl Going {
             let queue_ns = self.start_ns.saturating_sub(around.since_ns);
             metrics.queue.record_ns(queue_ns);
             metrics.inference.record_ns(inference_ns);
+            place.shared.recorder.record(Event::ItemRan {
+                request_index: around.request_index,
+                batch_index: self.batch_index,
+                token_count: around.terms.token_count as u64,
+                queue_ns,
+            });
             let answer = result.map(|output| Answer {
                 output: Arc::new(output),
                 queue_ns,
@@ -168,22 +214,22 @@ impl Going {
             state.places.iter().enumerate().any(|(at, it)| at != place.index && it.has_engine);
         let (mut kept, mut start_ns) = (Vec::new(), u64::MAX);
         for (input, (around, reply)) in self.inputs.into_iter().zip(self.around) {
-            let Around { wanted, terms, since_ns, is_second } = around;
+            let Around { request_index, wanted, terms, since_ns, is_second } = around;
+            let prepared = None;
+            let job =
+                Job { request_index, input, prepared, wanted, terms, since_ns, is_second: true };
             if others && !is_second {
-                let prepared = None;
-                let job = Job { input, prepared, wanted, terms, since_ns, is_second: true };
                 let _ = state.queue.add_with(job, reply, terms);
                 add(&place.shared.metrics.moved_items, 1);
             } else {
                 start_ns = self.start_ns;
-                let prepared = None;
-                kept.push((Job { input, prepared, wanted, terms, since_ns, is_second }, reply));
+                kept.push((job, reply));
             }
         }
         drop(state);
         place.shared.changed.notify_all();
         if !kept.is_empty() {
-            let going = Self { start_ns, ..Self::of(kept) };
+            let going = Self { start_ns, ..Self::of(kept, self.batch_index) };
             let results = words_for_all(err, going.inputs.len());
             going.send(place, results);
         }

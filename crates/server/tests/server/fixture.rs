@@ -7,7 +7,7 @@ use std::time::Duration;
 use calor_embed::batching::BatchConfig;
 use calor_server::options::{Limits, Times};
 use calor_server::{Ended, Handle, Opener, Phase, Server, ServerError, ServerOptions, Target};
-use calor_telemetry::Counters;
+use calor_telemetry::{Counters, Log};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::{http1, http2};
@@ -65,6 +65,8 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Handle,
     pub(crate) knobs: Arc<Knobs>,
+    /// What it told of itself.
+    pub(crate) log: Arc<Log>,
     task: JoinHandle<Result<Ended, ServerError>>,
 }
 
@@ -99,9 +101,11 @@ impl Running {
         let mut options = options();
         change(&mut options);
         let counters = Arc::new(Counters::new());
-        let server = Server::bind(options, opener, Arc::new(|| NOW_S), counters).await.unwrap();
+        let log = Arc::new(Log::new());
+        let server = Server::bind(options, opener, Arc::new(|| NOW_S), counters, log.clone());
+        let server = server.await.unwrap();
         let (address, handle) = (server.address(), server.handle());
-        Self { address, handle, knobs, task: tokio::spawn(server.run()) }
+        Self { address, handle, knobs, log, task: tokio::spawn(server.run()) }
     }
 
     pub(crate) async fn connect(&self) -> Client {

@@ -8,12 +8,12 @@ use crate::double::{fused, vector};
 use crate::fixture::{Calls, Running, close};
 use calor_embed::{ModelId, ModelInput};
 
-const METHOD: &str = "/calor.v1.Fused/Fuse";
+pub(crate) const METHOD: &str = "/calor.v1.Fused/Fuse";
 const STREAM: &str = "/calor.v1.Fused/FuseStream";
 
 /// As the protocol file has it, written once more by hand.
 #[derive(Clone, PartialEq, Message)]
-struct FuseRequest {
+pub(crate) struct FuseRequest {
     #[prost(string, optional, tag = "1")]
     text: Option<String>,
     #[prost(bytes = "vec", optional, tag = "3")]
@@ -60,7 +60,7 @@ struct FuseResponse {
     profile: String,
 }
 
-fn framed(request: &FuseRequest) -> Vec<u8> {
+pub(crate) fn framed(request: &FuseRequest) -> Vec<u8> {
     let bytes = request.encode_to_vec();
     let mut out = vec![0];
     out.extend((bytes.len() as u32).to_be_bytes());
@@ -80,7 +80,7 @@ fn messages(mut body: &[u8]) -> Vec<FuseResponse> {
     out
 }
 
-fn text(text: &str) -> FuseRequest {
+pub(crate) fn text(text: &str) -> FuseRequest {
     FuseRequest { text: Some(text.into()), ..FuseRequest::default() }
 }
 

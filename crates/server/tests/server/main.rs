@@ -4,6 +4,7 @@
 
 mod clients;
 mod double;
+mod events;
 mod faults;
 mod fixture;
 mod fuzz;

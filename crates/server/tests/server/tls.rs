@@ -81,6 +81,7 @@ async fn files_that_hold_no_certificate_are_refused_by_name() {
             opener,
             Arc::new(|| 0),
             Arc::new(calor_telemetry::Counters::new()),
+            Arc::new(calor_telemetry::Null),
         );
         server.await.map(|_| ()).unwrap_err()
     };
