@@ -131,7 +131,7 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
     ))?;
     answer::line(format!(
         "{} after {:.2} s; {} kernels compiled, {} of them after the seal; {:.2} GB on the \
-         device; 95 of 100 fresh requests within {:.2} ms",
+         device at most, {:.2} GB primed; 95 of 100 fresh requests within {:.2} ms",
         word(report.state),
         report.total_duration_ms as f64 / 1e3,
         report.compiled_count,
@@ -139,6 +139,7 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
         report.peak_memory_gb,
         report.post_warmup_p95_ms
     ))
+        report.primed_bytes as f64 / 1e9,
 }
 
 fn word(state: WarmupState) -> &'static str {
@@ -165,6 +166,7 @@ fn report_json(report: &WarmupReport) -> Json {
         "peak_memory_gb": report.peak_memory_gb,
         "program_count": report.program_count,
         "compiled_count": report.compiled_count,
+        "primed_bytes": report.primed_bytes,
         "compiled_late_count": report.compiled_late_count,
         "post_warmup_p95_ms": report.post_warmup_p95_ms,
         "coverage": {

@@ -95,6 +95,10 @@ impl PipelineWarmup {
         self.end_phase(&mut phases, "load", load, fault);
         let parity = Stopwatch::start();
         let fault = self.parity(pipeline, &mut rows, end_ns).await.err();
+        let memory = Stopwatch::start();
+        let primed = self.prime(pipeline, end_ns).await;
+        let fault = primed.as_ref().err().cloned();
+        self.end_phase(&mut phases, "memory", memory, fault);
         let is_refused = fault.is_some();
         self.end_phase(&mut phases, "precision", parity, fault.clone());
         let road = Stopwatch::start();
@@ -132,6 +136,7 @@ impl PipelineWarmup {
             peak_memory_gb: self.get_peak_memory_gb(pipeline),
             model_results: results,
             ready_for_inference: state != WarmupState::Failed,
+            primed_bytes: primed.unwrap_or(0),
             state,
             fusion,
             phases,
@@ -193,32 +198,23 @@ impl PipelineWarmup {
     }
 
     /// Holds as many buffers of every size as a pool keeps, writes each of them, and gives them
-    /// back: what is asked for later is there, and its pages are.
+    /// back: what is asked for later is there, and its pages are. [`PipelineWarmup::warmup`] does
+    /// so with the build's own pool, as far as there is room.
     ///
     /// # Errors
-    /// What the device says; everything is given back then, too.
+    /// When not all have room, and what the device says; everything is given back then, too.
     pub fn prime_memory(
         &self,
         pool: &mut GpuMemoryPool,
         memory: &mut dyn Memory,
     ) -> Result<(), DeviceError> {
-        let mut lent = Vec::new();
-        let mut primed = Ok(());
-        'sizes: for bytes in GpuMemoryPool::BUCKET_SIZES {
-            let zeros = vec![0_u8; usize::try_from(bytes).unwrap_or(usize::MAX)];
-            for _ in 0..GpuMemoryPool::KEPT_PER_BUCKET_MAX {
-                let made = pool.allocate(memory, bytes).and_then(|buffer| {
-                    lent.push(buffer);
-                    memory.write(buffer, 0, &zeros)
-                });
-                if let Err(err) = made {
-                    primed = Err(err);
-                    break 'sizes;
-                }
+        let kept_bytes = pool.prime_within(memory, u64::MAX)?;
+        match GpuMemoryPool::KEPT_BYTES_MAX.checked_sub(kept_bytes) {
+            None | Some(0) => Ok(()),
+            Some(want_bytes) => {
+                Err(DeviceError::OutOfMemory { want_bytes, left_bytes: pool.available_bytes() })
             }
         }
-        lent.into_iter().try_for_each(|it| pool.deallocate(memory, it))?;
-        primed
     }
 
     /// Builds, runs and checks every program, measuring choices where the device has some: the
@@ -233,10 +229,16 @@ impl PipelineWarmup {
         pipeline.thread.call(|worker| worker.warm()).await
     }
 
-    /// Device memory held, in 10⁹ bytes. Memory is planned and reserved before the first run, so
-    /// what is held at the end is the most that ever was.
+    /// Most device memory held, in 10⁹ bytes, as counted where it is made and given back.
     fn get_peak_memory_gb(&self, pipeline: &EmbeddingPipeline) -> f64 {
-        pipeline.memory_bytes() as f64 / 1e9
+        let counted = pipeline.thread.counters.snapshot().get(Plain::PeakDeviceBytes);
+        counted.max(pipeline.memory_bytes()) as f64 / 1e9
+    }
+
+    /// Primes the pool that the build's memory comes from: bytes that wait; why not, in words.
+    async fn prime(&self, pipeline: &EmbeddingPipeline, end_ns: u64) -> Result<u64, Fault> {
+        let prime = pipeline.thread.call(|worker| worker.core()?.prime_memory());
+        timely(until(end_ns, prime).await, "memory was not primed in time")
     }
 
     async fn load(&self, pipeline: &EmbeddingPipeline, row: &mut Row, end_ns: u64) {

@@ -18,6 +18,7 @@ use crate::programs::Programs;
 use crate::slots::NeuralModel;
 
 impl PipelineCore {
+use crate::tower::device_error;
     /// Opens the fusion and loads every model that the options name. Programs are built when
     /// they are first needed.
     ///
@@ -144,6 +145,18 @@ impl PipelineCore {
         let unused: Vec<NeuralModel> = neural.extract_if(.., idle).collect();
         self.renew_front();
         let Self { programs, .. } = self;
+    /// Has the buffers wait that programs are going to take, each written once, as far as there is
+    /// room; the bytes that wait then. Nothing where all is built.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn prime_memory(&mut self) -> EmbeddingResult<u64> {
+        match &mut self.programs {
+            Programs::Open(build) => build.prime_memory().map_err(device_error),
+            Programs::Sealed(_) => Ok(0),
+        }
+    }
+
         let results: Vec<_> = unused.into_iter().map(|mut it| it.release(programs)).collect();
         let refused = self.options.missing == MissingModels::Refuse;
         if let Some(fusion) = &mut self.fusion
