@@ -32,6 +32,7 @@ impl Services {
         let mut response = FuseResponse {
             profile: live.about.profile.into(),
             untrained: live.about.untrained.iter().map(|it| (*it).into()).collect(),
+        context.answered(&self.0, &summary);
             compute_tokens: u32::try_from(summary.token_count).unwrap_or(u32::MAX),
             total_time_ns: summary.total_ns,
             queue_time_ns: summary.queue_ns,
