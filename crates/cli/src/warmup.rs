@@ -39,6 +39,8 @@ pub(crate) fn run(
         batch_sizes: arguments.batch_sizes.clone(),
         model_timeout_secs: arguments.model_seconds,
         skip_on_failure: arguments.skip_on_failure,
+        models_min: arguments.min_models,
+        mandatory_models: arguments.mandatory_models.iter().map(|it| it.as_str().into()).collect(),
         verbose: !quiet && !arguments.json,
         total_timeout_secs: arguments.seconds,
         precision_rule: arguments.precision_rule.into(),
@@ -137,9 +139,9 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
         report.compiled_count,
         report.compiled_late_count,
         report.peak_memory_gb,
+        report.primed_bytes as f64 / 1e9,
         report.post_warmup_p95_ms
     ))
-        report.primed_bytes as f64 / 1e9,
 }
 
 fn word(state: WarmupState) -> &'static str {
@@ -164,9 +166,9 @@ fn report_json(report: &WarmupReport) -> Json {
         "models_failed": report.models_failed,
         "fusemoe_warmed": report.fusemoe_warmed,
         "peak_memory_gb": report.peak_memory_gb,
+        "primed_bytes": report.primed_bytes,
         "program_count": report.program_count,
         "compiled_count": report.compiled_count,
-        "primed_bytes": report.primed_bytes,
         "compiled_late_count": report.compiled_late_count,
         "post_warmup_p95_ms": report.post_warmup_p95_ms,
         "coverage": {

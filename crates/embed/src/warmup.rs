@@ -6,6 +6,7 @@
 
 mod config;
 mod fusing;
+mod policy;
 mod report;
 mod row;
 mod synthetic;
@@ -19,6 +20,7 @@ use calor_telemetry::clock::{Stopwatch, now_ns};
 use calor_telemetry::counter::Plain;
 
 pub use config::WarmupConfig;
+pub use policy::ReadyPolicy;
 pub use report::{
     Coverage, FusionWarmupResult, ModelWarmupResult, WarmupPhase, WarmupReport, WarmupState,
 };
@@ -93,12 +95,12 @@ impl PipelineWarmup {
         }
         let fault = rows.iter().find_map(Row::error).map(str::to_owned);
         self.end_phase(&mut phases, "load", load, fault);
-        let parity = Stopwatch::start();
-        let fault = self.parity(pipeline, &mut rows, end_ns).await.err();
         let memory = Stopwatch::start();
         let primed = self.prime(pipeline, end_ns).await;
         let fault = primed.as_ref().err().cloned();
         self.end_phase(&mut phases, "memory", memory, fault);
+        let parity = Stopwatch::start();
+        let fault = self.parity(pipeline, &mut rows, end_ns).await.err();
         let is_refused = fault.is_some();
         self.end_phase(&mut phases, "precision", parity, fault.clone());
         let road = Stopwatch::start();
@@ -134,9 +136,9 @@ impl PipelineWarmup {
             models_failed: failed,
             fusemoe_warmed,
             peak_memory_gb: self.get_peak_memory_gb(pipeline),
+            primed_bytes: primed.unwrap_or(0),
             model_results: results,
             ready_for_inference: state != WarmupState::Failed,
-            primed_bytes: primed.unwrap_or(0),
             state,
             fusion,
             phases,
@@ -393,21 +395,14 @@ impl PipelineWarmup {
         results: &[ModelWarmupResult],
         fusion: Option<&FusionWarmupResult>,
     ) -> EmbeddingResult<WarmupState> {
-        let failed = results.iter().any(|it| !it.success);
         if fusion.is_some_and(|it| !it.success) {
             return Ok(WarmupState::Failed);
         }
-        if !failed {
-            return Ok(WarmupState::Ready);
-        }
+        let configured: Vec<ModelId> = results.iter().map(|it| it.model_id).collect();
         let good: Vec<ModelId> =
             results.iter().filter(|it| it.success).map(|it| it.model_id).collect();
-        let mandatory = self.config.mandatory()?;
-        // A mandatory model that is not configured is nobody's to miss.
-        let configured = |it: &&ModelId| results.iter().any(|row| row.model_id == **it);
-        let enough = self.config.models_min <= good.len()
-            && mandatory.iter().filter(configured).all(|it| good.contains(it));
-        Ok(match self.config.skip_on_failure && enough {
+        Ok(match self.config.policy()?.holds(&configured, &good) {
+            _ if good.len() == configured.len() => WarmupState::Ready,
             true => WarmupState::Degraded,
             false => WarmupState::Failed,
         })
@@ -466,7 +461,7 @@ fn check_vector(model_id: ModelId, output: &ModelEmbedding) -> EmbeddingResult<(
 }
 
 /// An error with what caused it.
-fn words(err: &EmbeddingError) -> Fault {
+pub(crate) fn words(err: &EmbeddingError) -> Fault {
     let mut text = err.to_string();
     let mut cause = std::error::Error::source(err);
     while let Some(it) = cause {
