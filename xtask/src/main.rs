@@ -52,7 +52,8 @@ Commands:
              --pairs <count>           of a batch, 10 if not given
   mutate   Apply each change of xtask/mutations.toml to a copy: do gates catch it?
              <word>                    only changes with this in their name; may be repeated
-  nightly  Run a suite on a release build: package, gates, status, dashboard
+  nightly  Run a minute of overload and a suite on a release build: package, gates, status,
+           dashboard
              --suite <file> --output <folder> [--device <kind>] [--history <folder>]
   meter    Count what should go down: primitives, public items, packages, unsafe blocks
 

@@ -167,9 +167,23 @@ pub(crate) struct Night {
     pub(crate) history: Option<PathBuf>,
 }
 
-/// `cargo xtask nightly`: suite, package, gates, status, dashboard.
+/// The test of a server under ten times as much as it can do, and how long it takes at night.
+const OVERLOAD: &str = "limits::overload_tenfold_loses_and_doubles_nothing_and_ends_with_the_load";
+const OVERLOAD_S: (&str, &str) = ("CALOR_TEST_OVERLOAD_S", "60");
+
+/// Whether that test holds.
+fn overload(root: &Path) -> Result<bool> {
+    let test = ["test", "--locked", "--release", "--package", "calor-server", "--test", "server"];
+    let test = [&test[..], &["--", "--exact", "--nocapture", OVERLOAD]].concat();
+    let (name, seconds) = OVERLOAD_S;
+    let status = Command::new(cargo()).args(&test).env(name, seconds).current_dir(root).status()?;
+    Ok(status.success())
+}
+
+/// `cargo xtask nightly`: overload, suite, package, gates, status, dashboard.
 pub(crate) fn nightly(night: &Night) -> Result<bool> {
     let root = root()?;
+    let withstands = overload(&root)?;
     let build = ["build", "--locked", "--release", "--package", "calor-cli", "--bin", "calor"];
     let built = Command::new(cargo()).args(build).current_dir(&root).status()?;
     ensure!(built.success(), "calor does not build");
@@ -188,10 +202,12 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
         "schema": "calor.night/1.0",
         "commit": git(&["rev-parse", "HEAD"])?,
         "state": match said {
+            _ if !withstands => "failure",
             Said::Holds => "success",
             Said::Fails => "failure",
             Said::Unknown => "error",
         },
+        "overload": if withstands { "holds" } else { "fails" },
         "description": first_line(&markdown)?,
     });
     fs::write(night.output.join("status.json"), format!("{status:#}\n"))?;
@@ -211,8 +227,9 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
         line.extend(["--output".to_owned(), text(&page)?.to_owned()]);
         ensure!(Command::new(&program).args(&line).status()?.success(), "no dashboard is drawn");
     }
-    println!("nightly: {said:?}, in {}", night.output.display());
-    Ok(said == Said::Holds)
+    let under_load = if withstands { "withstands" } else { "does not withstand" };
+    println!("nightly: {said:?}, {under_load} overload, in {}", night.output.display());
+    Ok(said == Said::Holds && withstands)
 }
 
 fn first_line(path: &Path) -> Result<String> {
@@ -249,4 +266,12 @@ fn exits_are_told_apart() {
     for broken in [Some(70), Some(3), None] {
         assert!(Said::of(broken).is_err());
     }
+}
+
+#[test]
+fn the_test_of_a_night_is_there_and_takes_its_time() {
+    let tests = root().unwrap().join("crates/server/tests/server/limits.rs");
+    let text = fs::read_to_string(tests).unwrap();
+    let name = OVERLOAD.trim_start_matches("limits::");
+    assert!(text.contains(&format!("async fn {name}()")) && text.contains(OVERLOAD_S.0));
 }

@@ -26,7 +26,7 @@ pub(crate) use telemetry::{
 };
 
 pub(crate) use load::LoadArguments;
-pub(crate) use serve::ServeArguments;
+pub(crate) use serve::{PlacementWord, ServeArguments};
 pub(crate) use warmup::WarmupArguments;
 
 use crate::exit::{Exit, Failure};

@@ -5,15 +5,19 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calor_device::Signature;
 use calor_embed::batching::BatchConfig;
-use calor_embed::pipeline::PrecisionRule;
-use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore};
+use calor_embed::pipeline::{PlacedReady, PrecisionRule, Ready, Told};
+use calor_embed::placement::{DeviceRoom, LayoutKind, PipelineNeed};
+use calor_embed::warmup::ReadyPolicy;
+use calor_embed::{EmbeddingError, EmbeddingResult, Layout, PipelineCore, PlacedPipeline};
 use calor_measure::environment::Gpus;
 use calor_server::blocking::{Watch, serve};
+use calor_server::engine::Open;
 use calor_server::options::{DeviceClock, Limits, Secret, Times, TlsFiles};
 use calor_server::{Ended, Opened, Opener, Phase, Progress, ServerError, ServerOptions};
 
-use crate::arguments::{RunArguments, ServeArguments};
+use crate::arguments::{PlacementWord, RunArguments, ServeArguments};
 use crate::devices::{Wish, check_distinct};
 use crate::embed::{Recipe, open_build, threads};
 use crate::environment::{Environment, now_s};
@@ -44,9 +48,17 @@ pub(crate) fn run(
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));
-    let opener = opener(places, environment, recording, recipe);
+    let warming = Warming::of(arguments, quiet);
+    let layout = match places.as_slice() {
+        [_] => None,
+        several => {
+            Some(layout(several, arguments.spread.placement, &environment, &recording, &recipe)?)
+        }
+    };
+    let told_layout = layout.as_ref().map(Layout::to_string);
+    let opener = opener(places, environment, recording, recipe, warming, layout);
     interrupt::hold();
-    let mut watch = Told { quiet, scheme };
+    let mut watch = Watcher { quiet, scheme, layout: told_layout };
     match serve(options, opener, clock, counters, recorder, &mut watch) {
         Ok(Ended::Drained) => Ok(Exit::Done),
         Ok(Ended::CutOff) => Err(Failure::new(Exit::Environment, "requests were cut off")
@@ -67,18 +79,18 @@ pub(crate) fn run(
 
 /// What each place runs with. Places on the processor share its threads.
 fn places(arguments: &ServeArguments) -> Result<Vec<RunArguments>, Failure> {
-    check_distinct(&arguments.devices)?;
-    if arguments.devices.is_empty() {
+    check_distinct(&arguments.spread.devices)?;
+    if arguments.spread.devices.is_empty() {
         return Ok(vec![arguments.run.clone()]);
     }
-    let share = threads(&arguments.run).get() / arguments.devices.len();
+    let share = threads(&arguments.run).get() / arguments.spread.devices.len();
     let share = NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN);
     let place = |device: &Wish| RunArguments {
         device: device.clone(),
         threads: Some(share),
         ..arguments.run.clone()
     };
-    Ok(arguments.devices.iter().map(place).collect())
+    Ok(arguments.spread.devices.iter().map(place).collect())
 }
 
 /// Reads the clocks of GPUs; nothing where there are none. A driver that counts more GPUs than the
@@ -100,24 +112,128 @@ fn opener(
     environment: Environment,
     recording: Recording,
     recipe: Recipe,
+    warming: Warming,
+    layout: Option<Layout>,
 ) -> Opener {
-    let named = |(place, it): (usize, &RunArguments)| match runs.len() {
-        1 => it.device.to_string(),
-        // The processor may be there twice.
-        _ => format!("{place}:{}", it.device),
-    };
-    let places = runs.iter().enumerate().map(named).collect();
+    let names = names(&runs);
+    if let Some(layout) = layout.clone().filter(|it| it.kind == LayoutKind::Parts) {
+        let places = vec![names.join("+")];
+        let open = opener_of_parts(runs, environment, recording, recipe, warming, layout.clone());
+        return Opener { places, layout: Some(layout), open };
+    }
     let open = move |place: usize, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
             |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
         let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
-        let mut core = PipelineCore::open(build, options)?;
-        core.check_precision(PrecisionRule::default(), None)?;
-        let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
-        Ok(Opened { engine: Box::new(core), report })
+        let (policy, rule) = (&warming.policy, PrecisionRule::default());
+        let mut told = |it: Told<'_>| warming.tell(progress, &it);
+        let Ready { core, report, lost } =
+            PipelineCore::ready(build, options, policy, rule, &mut told)?;
+        Ok(Opened { engine: Box::new(core), report, lost })
     };
-    Opener { places, open: Arc::new(open) }
+    Opener { places: names, layout, open: Arc::new(open) }
+}
+
+/// Opens and warms what each device holds of one pipeline.
+fn opener_of_parts(
+    runs: Vec<RunArguments>,
+    environment: Environment,
+    recording: Recording,
+    recipe: Recipe,
+    warming: Warming,
+    layout: Layout,
+) -> Open {
+    Arc::new(move |_, progress: &Progress| -> EmbeddingResult<Opened> {
+        let failed =
+            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+        let mut devices = Vec::with_capacity(runs.len());
+        for run in &runs {
+            let build = open_build(run, &environment, &recording).map_err(failed)?;
+            let options = recipe.options(build.signature());
+            devices.push((build, options));
+        }
+        let (policy, rule) = (&warming.policy, PrecisionRule::default());
+        let mut told = |it: Told<'_>| warming.tell(progress, &it);
+        let PlacedReady { placed, report, lost } =
+            PlacedPipeline::ready(devices, &layout, policy, rule, &mut told)?;
+        Ok(Opened { engine: Box::new(placed), report, lost })
+    })
+}
+
+/// Places by name.
+fn names(runs: &[RunArguments]) -> Vec<String> {
+    let named = |(place, it): (usize, &RunArguments)| match runs.len() {
+        1 => it.device.to_string(),
+        // The processor may be there twice.
+        _ => format!("{place}:{}", it.device),
+    };
+    runs.iter().enumerate().map(named).collect()
+}
+
+/// Which device holds what, by the bytes that are free and wanted.
+fn layout(
+    runs: &[RunArguments],
+    wish: PlacementWord,
+    environment: &Environment,
+    recording: &Recording,
+    recipe: &Recipe,
+) -> Result<Layout, Failure> {
+    // Devices of one kind plan the same.
+    let mut known: Vec<(Signature, PipelineNeed)> = Vec::new();
+    let mut rooms = Vec::with_capacity(runs.len());
+    for (run, name) in runs.iter().zip(names(runs)) {
+        let build = open_build(run, environment, recording)?;
+        let signature = build.signature().clone();
+        let free_bytes = signature.memory_bytes;
+        let kind = Signature { memory_bytes: 0, ..signature };
+        let need = match known.iter().find(|it| it.0 == kind) {
+            Some((_, need)) => need.clone(),
+            None => {
+                let options = recipe.options(build.signature());
+                // What does not open is told when it is to be warmed.
+                let (core, _) = PipelineCore::open_each(build, options)?;
+                let need = core.need()?;
+                known.push((kind, need.clone()));
+                need
+            }
+        };
+        rooms.push(DeviceRoom { name, free_bytes, need });
+    }
+    Ok(match wish {
+        PlacementWord::Auto => Layout::plan(&rooms)?,
+        PlacementWord::Replicas => Layout::replicas(&rooms),
+        PlacementWord::Parts => Layout::parts(&rooms)?,
+    })
+}
+
+/// What has to be warm, and who hears of it.
+struct Warming {
+    policy: ReadyPolicy,
+    quiet: bool,
+}
+
+impl Warming {
+    fn of(arguments: &ServeArguments, quiet: bool) -> Self {
+        let mandatory = arguments.ready.mandatory_models.clone();
+        let policy = match arguments.ready.min_models {
+            Some(models_min) => ReadyPolicy::Enough { models_min, mandatory },
+            None => ReadyPolicy::All,
+        };
+        Self { policy, quiet }
+    }
+
+    fn tell(&self, progress: &Progress, told: &Told<'_>) {
+        match told {
+            Told::Warm { model_ids, check_ns } => progress.warm(model_ids, *check_ns),
+            Told::Lost { lost, again } => {
+                for it in lost.each().filter(|_| !self.quiet) {
+                    answer::remark(format!("lost {it}"));
+                }
+                progress.lost(lost.each(), again);
+            }
+        }
+    }
 }
 
 fn options(arguments: &ServeArguments) -> ServerOptions {
@@ -151,7 +267,8 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
         results_cache_mib,
         results_cache_file,
         otlp_endpoint,
-        devices: _,
+        ready: _,
+        spread: _,
         run: _,
     } = arguments.clone();
     ServerOptions {
@@ -177,12 +294,7 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
             token_count_max: max_queued_tokens,
             connection_count_max: max_connections,
         },
-        times: Times {
-            request: Duration::from_millis(request_timeout_ms),
-            header: Duration::from_millis(header_timeout_ms),
-            drain: Duration::from_millis(drain_timeout_ms),
-            idle: (idle_warm_ms != 0).then(|| Duration::from_millis(idle_warm_ms)),
-        },
+        times: times([request_timeout_ms, header_timeout_ms, drain_timeout_ms, idle_warm_ms]),
         auto_truncate,
         otlp: otlp_endpoint,
         device_clock: None,
@@ -191,16 +303,29 @@ fn options(arguments: &ServeArguments) -> ServerOptions {
     }
 }
 
-/// What the user is told while the server runs.
-struct Told {
-    quiet: bool,
-    scheme: &'static str,
+/// Of milliseconds; an idle time of 0 is none.
+fn times([request_ms, header_ms, drain_ms, idle_ms]: [u64; 4]) -> Times {
+    Times {
+        request: Duration::from_millis(request_ms),
+        header: Duration::from_millis(header_ms),
+        drain: Duration::from_millis(drain_ms),
+        idle: (idle_ms != 0).then(|| Duration::from_millis(idle_ms)),
+    }
 }
 
-impl Watch for Told {
+/// What the user is told while the server runs.
+struct Watcher {
+    quiet: bool,
+    scheme: &'static str,
+    /// Which device holds what, where there are several.
+    layout: Option<String>,
+}
+
+impl Watch for Watcher {
     fn bound(&mut self, address: SocketAddr) {
         if !self.quiet {
             answer::remark(format!("{}://{address}: warming up", self.scheme));
+            self.layout.iter().for_each(answer::remark);
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) fn run(
         batch_sizes: arguments.batch_sizes.clone(),
         model_timeout_secs: arguments.model_seconds,
         skip_on_failure: arguments.skip_on_failure,
+        models_min: arguments.min_models,
+        mandatory_models: arguments.mandatory_models.iter().map(|it| it.as_str().into()).collect(),
         verbose: !quiet && !arguments.json,
         total_timeout_secs: arguments.seconds,
         precision_rule: arguments.precision_rule.into(),
@@ -131,12 +133,13 @@ fn print(report: &WarmupReport) -> Result<(), Failure> {
     ))?;
     answer::line(format!(
         "{} after {:.2} s; {} kernels compiled, {} of them after the seal; {:.2} GB on the \
-         device; 95 of 100 fresh requests within {:.2} ms",
+         device at most, {:.2} GB primed; 95 of 100 fresh requests within {:.2} ms",
         word(report.state),
         report.total_duration_ms as f64 / 1e3,
         report.compiled_count,
         report.compiled_late_count,
         report.peak_memory_gb,
+        report.primed_bytes as f64 / 1e9,
         report.post_warmup_p95_ms
     ))
 }
@@ -163,6 +166,7 @@ fn report_json(report: &WarmupReport) -> Json {
         "models_failed": report.models_failed,
         "fusemoe_warmed": report.fusemoe_warmed,
         "peak_memory_gb": report.peak_memory_gb,
+        "primed_bytes": report.primed_bytes,
         "program_count": report.program_count,
         "compiled_count": report.compiled_count,
         "compiled_late_count": report.compiled_late_count,

@@ -27,6 +27,8 @@ fn command(root: &Path, line: &[&str]) -> Command {
 struct Server {
     child: Child,
     address: String,
+    /// Between its address and its being ready.
+    said: String,
     errors: BufReader<std::process::ChildStderr>,
 }
 
@@ -40,10 +42,14 @@ impl Server {
         errors.read_line(&mut first).unwrap();
         let address = first.strip_prefix("http://").and_then(|it| it.split(": ").next());
         let address = address.unwrap_or_else(|| panic!("{first}")).to_owned();
-        let mut second = String::new();
-        errors.read_line(&mut second).unwrap();
-        assert_eq!(second.trim(), "ready");
-        Self { child, address, errors }
+        let mut said = String::new();
+        let mut last = String::new();
+        while last.trim() != "ready" {
+            said.push_str(&last);
+            last.clear();
+            assert_ne!(errors.read_line(&mut last).unwrap(), 0, "{said}");
+        }
+        Self { child, address, said, errors }
     }
 
     /// Sends a request and reads everything until the server closes.
@@ -271,6 +277,11 @@ fn a_served_run_is_a_timeline_from_requests_over_batches_to_programs() {
 fn it_serves_from_several_devices() {
     let root = TempDir::new().unwrap();
     let server = Server::start(root.path(), &["--devices", "cpu,cpu"]);
+    assert!(
+        server.said.starts_with("the same models on each of 2 devices: all want "),
+        "{}",
+        server.said
+    );
     let page = server.ask("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     for place in ["0:cpu", "1:cpu"] {
         let line = format!("calor_server_place_ready{{place=\"{place}\"}} 1");
@@ -278,6 +289,98 @@ fn it_serves_from_several_devices() {
     }
     let (code, _) = server.end("-TERM");
     assert_eq!(code, Some(0));
+}
+
+/// The body of an answer to a request of a server.
+fn body(server: &Server, head: &str, body: &str) -> Json {
+    let request = format!(
+        "{head} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = server.ask(&request);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(answer.rsplit("\r\n\r\n").next().unwrap()).unwrap()
+}
+
+#[test]
+fn models_are_placed_over_devices_and_answer_as_one() {
+    let root = TempDir::new().unwrap();
+    let now = ["--now", "2024-05-01T12:00:00Z"];
+    let one = Server::start(root.path(), &now);
+    let ask = r#"{"inputs": "heat is energy in transit", "slots": ["all"]}"#;
+    let want = body(&one, "POST /v1/fused", ask);
+    one.end("-TERM");
+    let placed = [&now[..], &["--devices", "cpu,cpu,cpu", "--placement", "parts"]].concat();
+    let server = Server::start(root.path(), &placed);
+    assert!(
+        server.said.starts_with("each model on one of 3 devices: all want "),
+        "{}",
+        server.said
+    );
+    let info = body(&server, "GET /info", "");
+    let placement = &info["placement"];
+    assert_eq!(placement["kind"], "parts");
+    assert_eq!(placement["why"], server.said.trim());
+    let devices = placement["devices"].as_array().unwrap();
+    let names: Vec<&str> = devices.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["0:cpu", "1:cpu", "2:cpu"]);
+    let parts = devices.iter().flat_map(|it| it["parts"].as_array().unwrap());
+    assert_eq!(parts.count(), 9, "eight checkpoints and the fusion: {placement}");
+    let got = body(&server, "POST /v1/fused", ask);
+    let numbers = |json: &Json| -> Vec<f64> {
+        json.as_array().unwrap().iter().map(|it| it.as_f64().unwrap()).collect()
+    };
+    let close = |got: &Json, want: &Json| {
+        for (got, want) in numbers(got).into_iter().zip(numbers(want)) {
+            assert!((got - want).abs() < 1e-6, "{got} for {want}");
+        }
+    };
+    close(&got["data"][0]["fused"], &want["data"][0]["fused"]);
+    for (name, slot) in want["data"][0]["slots"].as_object().unwrap() {
+        close(&got["data"][0]["slots"][name], slot);
+    }
+    let (code, _) = server.end("-TERM");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn devices_that_do_not_hold_the_models_are_refused_with_the_bytes() {
+    let root = TempDir::new().unwrap();
+    let line = ["serve", "--profile", "random", "--hostname", "127.0.0.1", "--port", "0"];
+    let line = [&line[..], &["--devices", "cpu,cpu", "--memory", "1"]].concat();
+    let output = command(root.path(), &line).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let want = "bytes, and there are free 1048576 on 0:cpu, 1048576 on 1:cpu";
+    assert!(said.contains("finds no device: all models want") && said.contains(want), "{said}");
+}
+
+#[test]
+fn models_that_fail_are_lost_where_the_policy_allows_it() {
+    let root = TempDir::new().unwrap();
+    let synth = ["models", "synth", "there"];
+    let made = command(root.path(), &synth).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::remove_dir_all(root.path().join("there/colbertv2.0")).unwrap();
+    let models = ["--models-dir", "there", "--min-models", "9"];
+    let base = ["serve", "--profile", "random", "--hostname", "127.0.0.1", "--port", "0"];
+    let line = [&base[..], &models, &["--mandatory-models", "e1,e12"]].concat();
+    let output = command(root.path(), &line).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let want = "11 models are warm, 9 must be, among them semantic, late_interaction; lost: \
+                late_interaction (";
+    assert!(said.contains(want), "{said}");
+    let line = [&base[..], &models].concat();
+    let mut child = command(root.path(), &line).stderr(Stdio::piped()).spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    let lines: Vec<String> = errors.lines().map(Result::unwrap).take(3).collect();
+    // It may have ended already.
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(lines[1].starts_with("lost late_interaction ("), "{lines:?}");
+    assert_eq!(lines[2], "ready");
 }
 
 #[test]
@@ -345,6 +448,9 @@ fn warmup_reports_as_a_table_and_as_json() {
     assert_eq!(report["compiled_late_count"], 0);
     assert_eq!(report["model_results"].as_array().unwrap().len(), 12);
     assert!(output.stderr.is_empty());
+    assert!(0 < report["primed_bytes"].as_u64().unwrap(), "{report}");
+    let unknown = ["warmup", "--profile", "random", "--mandatory-models", "e13"];
+    assert_eq!(command(root.path(), &unknown).output().unwrap().status.code(), Some(2));
     let line = ["warmup", "--profile", "random", "--batch-sizes", "0"];
     let output = command(root.path(), &line).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

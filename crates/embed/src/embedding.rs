@@ -3,10 +3,12 @@
 //!
 //! Holds values and the slot rule. Knows nothing about how a vector was computed.
 
+mod missing;
 mod norms;
 
 use crate::error::{EmbeddingError, EmbeddingResult, FormatFault};
 use crate::model_id::{CONCATENATED_LEN, FUSED_LEN, MODEL_COUNT, ModelId};
+pub use missing::MissingModels;
 use norms::scale_to_norm;
 pub use norms::{cosine, l2_norm, normalize_l2};
 
@@ -146,15 +148,6 @@ impl SlotRule {
     }
 }
 
-/// What happens when models gave no vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MissingModels {
-    /// An error that names them.
-    Refuse,
-    /// Zero slots, listed; E1 and at least six others must be there.
-    AllowPartial,
-}
-
 /// The twelve slots of one input side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConcatenatedEmbedding {
@@ -237,14 +230,7 @@ impl ConcatenatedEmbedding {
     /// an impossible rule.
     pub fn concatenate(&mut self, rule: &SlotRule, missing: MissingModels) -> EmbeddingResult<()> {
         let model_ids = self.missing_models();
-        let allowed = match missing {
-            MissingModels::Refuse => model_ids.is_empty(),
-            MissingModels::AllowPartial => {
-                self.get(ModelId::Semantic).is_some()
-                    && Self::PARTIAL_OTHERS_MIN < self.filled_count()
-            }
-        };
-        if !allowed {
+        if !missing.allows(|it| self.get(it).is_some()) {
             return Err(EmbeddingError::MissingModels { model_ids });
         }
         let mut out = vec![0.0; CONCATENATED_LEN];

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::input::InputKind;
 use crate::model_id::ModelId;
+use crate::pipeline::LostModel;
 use crate::precision::InferencePrecision;
 
 /// Result of anything in this crate.
@@ -275,6 +276,38 @@ pub enum EmbeddingError {
         /// Models that are not ready.
         failed_count: usize,
     },
+    /// Fewer models are warm than have to be.
+    #[error(
+        "{warm_count} models are warm, {models_min} must be{}; lost: {}",
+        among(mandatory),
+        listed(lost)
+    )]
+    TooFewModels {
+        /// Models that are warm.
+        warm_count: usize,
+        /// Fewest that must be.
+        models_min: usize,
+        /// Models that must be among them.
+        mandatory: Vec<ModelId>,
+        /// Models that are not, and why.
+        lost: Vec<LostModel>,
+    },
+    /// A pipeline that the devices do not hold together.
+    #[error(
+        "`{part}` wants {part_bytes} bytes and finds no device: all models want {whole_bytes} \
+             bytes, and there are free {}",
+        on_each(free)
+    )]
+    NoPlacement {
+        /// The first checkpoint that found no place.
+        part: &'static str,
+        /// What it wants.
+        part_bytes: u64,
+        /// What all want on one device.
+        whole_bytes: u64,
+        /// Each device with its free bytes.
+        free: Vec<(String, u64)>,
+    },
     /// The queue is full.
     #[error("{queued_count} requests are waiting, {queue_max} may")]
     Overloaded {
@@ -348,6 +381,8 @@ impl EmbeddingError {
             | Self::WarmupValidationFailed { .. }
             | Self::WarmupMismatch { .. }
             | Self::InitializationFailed { .. }
+            | Self::TooFewModels { .. }
+            | Self::NoPlacement { .. }
             | Self::Overloaded { .. } => Fault::Environment,
             Self::InternalError { .. }
             | Self::FusionError { .. }
@@ -389,10 +424,12 @@ impl EmbeddingError {
             | Self::IoError { .. }
             | Self::Timeout { .. }
             | Self::InitializationFailed { .. }
+            | Self::TooFewModels { .. }
             | Self::Overloaded { .. } => Recovery::RetryOrDegrade,
             Self::ConfigError { .. }
             | Self::PrecisionRefused { .. }
-            | Self::PrecisionTooFar { .. } => Recovery::FixConfiguration,
+            | Self::PrecisionTooFar { .. }
+            | Self::NoPlacement { .. } => Recovery::FixConfiguration,
             Self::BatchError { source, .. } => source.recovery(),
         }
     }
@@ -506,6 +543,21 @@ impl std::fmt::Display for FormatFault {
 
 fn of_model(model_id: Option<ModelId>) -> String {
     model_id.map_or_else(String::new, |id| format!(" of model {id}"))
+}
+
+fn among(mandatory: &[ModelId]) -> String {
+    match mandatory {
+        [] => String::new(),
+        some => format!(", among them {}", names(some)),
+    }
+}
+
+fn listed(lost: &[LostModel]) -> String {
+    lost.iter().map(LostModel::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn on_each(free: &[(String, u64)]) -> String {
+    free.iter().map(|(name, bytes)| format!("{bytes} on {name}")).collect::<Vec<_>>().join(", ")
 }
 
 fn names(model_ids: &[ModelId]) -> String {

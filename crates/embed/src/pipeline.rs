@@ -8,6 +8,8 @@ mod front;
 mod load;
 mod models;
 mod parity;
+mod placed;
+mod ready;
 mod revision;
 mod warm;
 
@@ -40,7 +42,9 @@ use forms::Forms;
 pub use forms::GroupTimes;
 pub use front::PipelineFront;
 pub use parity::{PrecisionResult, PrecisionRule};
-pub use warm::{LostModels, ReadyReport};
+pub use placed::{PlacedPipeline, PlacedReady};
+pub use ready::Ready;
+pub use warm::{LostModel, LostModels, ReadyReport, Told};
 
 /// Seed of the character and position vectors of E9.
 pub const HDC_SEED_DEFAULT: u64 = 42;
@@ -105,6 +109,8 @@ pub struct PipelineCore {
     neural: Vec<NeuralModel>,
     loaded: BTreeSet<ModelId>,
     fusion: Option<FuseMoE>,
+    /// Whether its slots are gathered on the host, also where it holds all models.
+    is_part: bool,
     /// How all twelve run together, once that was warmed up.
     forms: Option<Forms>,
     times: GroupTimes,

@@ -6,6 +6,7 @@
 
 mod config;
 mod fusing;
+mod policy;
 mod report;
 mod row;
 mod synthetic;
@@ -19,6 +20,7 @@ use calor_telemetry::clock::{Stopwatch, now_ns};
 use calor_telemetry::counter::Plain;
 
 pub use config::WarmupConfig;
+pub use policy::ReadyPolicy;
 pub use report::{
     Coverage, FusionWarmupResult, ModelWarmupResult, WarmupPhase, WarmupReport, WarmupState,
 };
@@ -93,6 +95,10 @@ impl PipelineWarmup {
         }
         let fault = rows.iter().find_map(Row::error).map(str::to_owned);
         self.end_phase(&mut phases, "load", load, fault);
+        let memory = Stopwatch::start();
+        let primed = self.prime(pipeline, end_ns).await;
+        let fault = primed.as_ref().err().cloned();
+        self.end_phase(&mut phases, "memory", memory, fault);
         let parity = Stopwatch::start();
         let fault = self.parity(pipeline, &mut rows, end_ns).await.err();
         let is_refused = fault.is_some();
@@ -130,6 +136,7 @@ impl PipelineWarmup {
             models_failed: failed,
             fusemoe_warmed,
             peak_memory_gb: self.get_peak_memory_gb(pipeline),
+            primed_bytes: primed.unwrap_or(0),
             model_results: results,
             ready_for_inference: state != WarmupState::Failed,
             state,
@@ -193,32 +200,23 @@ impl PipelineWarmup {
     }
 
     /// Holds as many buffers of every size as a pool keeps, writes each of them, and gives them
-    /// back: what is asked for later is there, and its pages are.
+    /// back: what is asked for later is there, and its pages are. [`PipelineWarmup::warmup`] does
+    /// so with the build's own pool, as far as there is room.
     ///
     /// # Errors
-    /// What the device says; everything is given back then, too.
+    /// When not all have room, and what the device says; everything is given back then, too.
     pub fn prime_memory(
         &self,
         pool: &mut GpuMemoryPool,
         memory: &mut dyn Memory,
     ) -> Result<(), DeviceError> {
-        let mut lent = Vec::new();
-        let mut primed = Ok(());
-        'sizes: for bytes in GpuMemoryPool::BUCKET_SIZES {
-            let zeros = vec![0_u8; usize::try_from(bytes).unwrap_or(usize::MAX)];
-            for _ in 0..GpuMemoryPool::KEPT_PER_BUCKET_MAX {
-                let made = pool.allocate(memory, bytes).and_then(|buffer| {
-                    lent.push(buffer);
-                    memory.write(buffer, 0, &zeros)
-                });
-                if let Err(err) = made {
-                    primed = Err(err);
-                    break 'sizes;
-                }
+        let kept_bytes = pool.prime_within(memory, u64::MAX)?;
+        match GpuMemoryPool::KEPT_BYTES_MAX.checked_sub(kept_bytes) {
+            None | Some(0) => Ok(()),
+            Some(want_bytes) => {
+                Err(DeviceError::OutOfMemory { want_bytes, left_bytes: pool.available_bytes() })
             }
         }
-        lent.into_iter().try_for_each(|it| pool.deallocate(memory, it))?;
-        primed
     }
 
     /// Builds, runs and checks every program, measuring choices where the device has some: the
@@ -233,10 +231,16 @@ impl PipelineWarmup {
         pipeline.thread.call(|worker| worker.warm()).await
     }
 
-    /// Device memory held, in 10⁹ bytes. Memory is planned and reserved before the first run, so
-    /// what is held at the end is the most that ever was.
+    /// Most device memory held, in 10⁹ bytes, as counted where it is made and given back.
     fn get_peak_memory_gb(&self, pipeline: &EmbeddingPipeline) -> f64 {
-        pipeline.memory_bytes() as f64 / 1e9
+        let counted = pipeline.thread.counters.snapshot().get(Plain::PeakDeviceBytes);
+        counted.max(pipeline.memory_bytes()) as f64 / 1e9
+    }
+
+    /// Primes the pool that the build's memory comes from: bytes that wait; why not, in words.
+    async fn prime(&self, pipeline: &EmbeddingPipeline, end_ns: u64) -> Result<u64, Fault> {
+        let prime = pipeline.thread.call(|worker| worker.core()?.prime_memory());
+        timely(until(end_ns, prime).await, "memory was not primed in time")
     }
 
     async fn load(&self, pipeline: &EmbeddingPipeline, row: &mut Row, end_ns: u64) {
@@ -391,21 +395,14 @@ impl PipelineWarmup {
         results: &[ModelWarmupResult],
         fusion: Option<&FusionWarmupResult>,
     ) -> EmbeddingResult<WarmupState> {
-        let failed = results.iter().any(|it| !it.success);
         if fusion.is_some_and(|it| !it.success) {
             return Ok(WarmupState::Failed);
         }
-        if !failed {
-            return Ok(WarmupState::Ready);
-        }
+        let configured: Vec<ModelId> = results.iter().map(|it| it.model_id).collect();
         let good: Vec<ModelId> =
             results.iter().filter(|it| it.success).map(|it| it.model_id).collect();
-        let mandatory = self.config.mandatory()?;
-        // A mandatory model that is not configured is nobody's to miss.
-        let configured = |it: &&ModelId| results.iter().any(|row| row.model_id == **it);
-        let enough = self.config.models_min <= good.len()
-            && mandatory.iter().filter(configured).all(|it| good.contains(it));
-        Ok(match self.config.skip_on_failure && enough {
+        Ok(match self.config.policy()?.holds(&configured, &good) {
+            _ if good.len() == configured.len() => WarmupState::Ready,
             true => WarmupState::Degraded,
             false => WarmupState::Failed,
         })
@@ -464,7 +461,7 @@ fn check_vector(model_id: ModelId, output: &ModelEmbedding) -> EmbeddingResult<(
 }
 
 /// An error with what caused it.
-fn words(err: &EmbeddingError) -> Fault {
+pub(crate) fn words(err: &EmbeddingError) -> Fault {
     let mut text = err.to_string();
     let mut cause = std::error::Error::source(err);
     while let Some(it) = cause {

@@ -7,6 +7,7 @@ mod memory;
 mod metered;
 mod prepare;
 mod proof;
+mod quota;
 mod reader;
 mod remove;
 mod run;
@@ -14,7 +15,7 @@ mod schedule;
 mod warm;
 mod weights;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use calor_device::{Artifacts, CodeId, Device, HostMemory, NoArtifacts, PreparedId};
@@ -26,7 +27,7 @@ use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
-use crate::plan::{BufferKind, Capabilities, Choices, Place, Plan, PlanSpan, plan};
+use crate::plan::{Capabilities, Choices, Place, Plan, PlanSpan, plan};
 use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
 use codes::{Codes, on_threads};
@@ -38,6 +39,7 @@ use weights::Shared;
 pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
 pub use loading::WeightsReport;
 pub use memory::MemoryReport;
+pub use quota::WantedMemory;
 pub use run::{INPUT_COUNT_MAX, Input, Run};
 
 /// Counts that a part of a program has in the live block.
@@ -248,6 +250,16 @@ impl Engine {
         }
     }
 
+    /// Programs before anything of them exists.
+    fn drafts<'a>(&self, specs: &'a [JoinedSpec<'a>]) -> Result<Vec<Draft<'a>>, RuntimeError> {
+        let mut plans = self.plans(specs)?.into_iter();
+        let of = |spec: &'a JoinedSpec<'a>| {
+            let own = plans.by_ref().take(spec.parts.len()).collect();
+            self.draft(spec, own)
+        };
+        specs.iter().map(of).collect()
+    }
+
     /// A program before anything of it exists.
     fn draft<'a>(
         &self,
@@ -300,53 +312,6 @@ impl Engine {
             plans.push(plan);
         }
         Ok(plans)
-    }
-
-    /// Refuses up front what would not fit, with the bytes wanted and left.
-    fn within_quota(&mut self, drafts: &[Draft<'_>]) -> Result<(), RuntimeError> {
-        let mut wanted = MemoryReport::default();
-        let mut seen = HashSet::new();
-        let (mut arenas, mut boundaries) = (BTreeMap::new(), BTreeMap::new());
-        for draft in drafts {
-            for (PartSpec { spec, .. }, plan) in draft.spec.parts.iter().zip(&draft.plans) {
-                let identity = identity(spec);
-                for (row, needed) in plan.buffers.iter().zip(needed_by_steps(plan)) {
-                    if let Some(key) = row.key.filter(|_| needed)
-                        && !self.shared.contains_key(&(identity, key))
-                        && seen.insert((identity, key))
-                    {
-                        wanted.weights_bytes += row.size_bytes();
-                    }
-                    if matches!(row.kind, BufferKind::State { .. }) {
-                        wanted.state_bytes += GpuMemoryPool::granted_bytes(row.size_bytes());
-                    }
-                }
-            }
-            let lane = draft.lane().0;
-            let arena: &mut u64 = arenas.entry(self.arena_lane(lane)).or_default();
-            *arena = draft.arena_bytes.max(*arena);
-            let boundary: &mut u64 = boundaries.entry(lane).or_default();
-            *boundary = draft.boundary.bytes.max(*boundary);
-        }
-        wanted.arena_bytes =
-            arenas.iter().map(|(at, it)| it.saturating_sub(self.lanes[*at].arena_bytes)).sum();
-        let grown = |(at, bytes): (&usize, &u64)| {
-            let Lane { boundary, boundary_bytes, .. } = &self.lanes[*at];
-            let held = boundary.map_or(0, |_| GpuMemoryPool::granted_bytes(*boundary_bytes));
-            GpuMemoryPool::granted_bytes(*bytes.max(boundary_bytes)) - held
-        };
-        wanted.boundary_bytes = boundaries.iter().map(grown).sum();
-        let left = |engine: &Self| engine.quota_bytes.saturating_sub(engine.report().total_bytes());
-        if left(self) < wanted.total_bytes() {
-            // What waits in the pool counts, and is the first to go.
-            self.pool.clear(&mut *self.device.memory)?;
-        }
-        let left_bytes = left(self);
-        if left_bytes < wanted.total_bytes() {
-            let program = drafts[0].spec.label.to_owned();
-            return Err(RuntimeError::Quota { program, wanted, left_bytes });
-        }
-        Ok(())
     }
 }
 

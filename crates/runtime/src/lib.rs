@@ -13,7 +13,8 @@ mod source;
 
 pub use engine::{
     BuildTimes, ChannelId, INPUT_COUNT_MAX, Input, JoinedSpec, LIVE_COUNT_MAX, LaneId,
-    MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run, WeightsReport,
+    MemoryReport, PART_COUNT_MAX, PartSpec, ProgramId, ProgramSpec, Run, WantedMemory,
+    WeightsReport,
 };
 pub use error::RuntimeError;
 pub use forward_cache::{ContextId, ForwardKernelCache, ForwardKernelCaches, SmTarget};

@@ -214,6 +214,44 @@ impl GpuMemoryPool {
         made
     }
 
+    /// Has buffers of each size wait that were really written, small ones first, as many as may and
+    /// as `left_bytes` more are room for. All of them are held at once. A device that has no more
+    /// ends it. The bytes that wait then.
+    ///
+    /// # Errors
+    /// What the device says of a write; what was made waits then, too.
+    pub fn prime_within(
+        &mut self,
+        memory: &mut dyn Memory,
+        left_bytes: u64,
+    ) -> Result<u64, DeviceError> {
+        let (mut lent, mut left_bytes, mut primed) = (Vec::new(), left_bytes, Ok(()));
+        'sizes: for (at, bytes) in Self::BUCKET_SIZES.into_iter().enumerate() {
+            let zeros = vec![0_u8; usize::try_from(bytes).unwrap_or(usize::MAX)];
+            for _ in 0..Self::KEPT_PER_BUCKET_MAX {
+                let made_bytes = if self.kept[at].is_empty() { bytes } else { 0 };
+                if left_bytes < made_bytes {
+                    break 'sizes;
+                }
+                match self.allocate(memory, bytes) {
+                    Ok(buffer) => lent.push(buffer),
+                    Err(DeviceError::OutOfMemory { .. }) => break 'sizes,
+                    Err(err) => {
+                        primed = Err(err);
+                        break 'sizes;
+                    }
+                }
+                left_bytes -= made_bytes;
+                if let Some(Err(err)) = lent.last().map(|it| memory.write(*it, 0, &zeros)) {
+                    primed = Err(err);
+                    break 'sizes;
+                }
+            }
+        }
+        lent.into_iter().try_for_each(|it| self.deallocate(memory, it))?;
+        primed.map(|()| self.kept_bytes)
+    }
+
     /// Frees what waits, the largest first, until at most `bytes` of it are left.
     ///
     /// # Errors

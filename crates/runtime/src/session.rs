@@ -13,7 +13,7 @@ use calor_telemetry::{Counters, Recorder};
 
 use crate::engine::{
     BuildTimes, ChannelId, Engine, Input, JoinedSpec, LaneId, MemoryReport, PartSpec, ProgramId,
-    ProgramSpec, Run, WeightsReport,
+    ProgramSpec, Run, WantedMemory, WeightsReport,
 };
 use crate::error::RuntimeError;
 use crate::kernel::{KernelHandle, KernelKey};
@@ -151,6 +151,16 @@ impl Build {
         self.0.run_each_once(deadline)
     }
 
+    /// Has the buffers wait from which boundaries and states of programs come: of every size as
+    /// many as are kept, each written once, small ones first, as far as the quota and the device
+    /// go. The bytes that wait then. What is built takes them, and is not refused for them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn prime_memory(&mut self) -> Result<u64, RuntimeError> {
+        self.0.prime_pool()
+    }
+
     /// Code of one kernel, compiled and loaded where it is not there.
     ///
     /// # Errors
@@ -175,6 +185,15 @@ impl Build {
         self.0.planned(graph, choices)
     }
 
+    /// What programs would want of the device's memory beside what is there. They are planned;
+    /// nothing is compiled and nothing allocated.
+    ///
+    /// # Errors
+    /// When a graph has no plan.
+    pub fn wanted(&self, specs: &[JoinedSpec<'_>]) -> Result<WantedMemory, RuntimeError> {
+        self.0.wanted(specs)
+    }
+
     /// Takes a program away and gives back the memory that it alone held: its states, weights
     /// that no other program binds, and the arena and boundary of its lane when it was the last
     /// there. Its id is not given again; it has no plan from now on.
@@ -185,7 +204,8 @@ impl Build {
         self.0.remove(program)
     }
 
-    /// Prepares every program and gives up the right to build.
+    /// Prepares every program and gives up the right to build. Buffers that wait for another
+    /// program go back to the device.
     ///
     /// # Errors
     /// When the device cannot prepare a program.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use calor_embed::input::ModelInput;
 use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
 use calor_embed::{
-    EmbeddingResult, ModelId, PipelineCore, PipelineFront, PipelineOutput,
+    EmbeddingError, EmbeddingResult, Layout, ModelId, PipelineCore, PipelineFront, PipelineOutput,
+    PlacedPipeline,
     embedding::MissingModels,
-    pipeline::{GroupTimes, ReadyReport},
+    pipeline::{GroupTimes, LostModel, ReadyReport},
 };
 
 use crate::options::Target;
@@ -71,6 +72,8 @@ pub struct About {
     pub models: Vec<ModelId>,
     /// Whether there is a fused vector.
     pub is_fused: bool,
+    /// What becomes of a fused vector when models are not there.
+    pub missing: MissingModels,
     /// Precision of the models' products.
     pub precision: &'static str,
     /// Kind of device.
@@ -106,6 +109,8 @@ pub struct Opened {
     pub engine: Box<dyn Engine>,
     /// What becoming ready took; nothing for engines that are not built.
     pub report: ReadyReport,
+    /// Models that failed on the way. Whether the others are enough is the opener's to judge.
+    pub lost: Vec<LostModel>,
 }
 
 /// Opens and warms the models of a place, counted from 0, and tells how far it is.
@@ -117,6 +122,8 @@ pub struct Opener {
     /// Where models serve, such as on which device, as it is shown. The same models serve in every
     /// place.
     pub places: Vec<String>,
+    /// Which device holds what, where there was a choice.
+    pub layout: Option<Layout>,
     /// Opens them.
     pub open: Open,
 }
@@ -127,19 +134,41 @@ impl Opener {
         place: impl Into<String>,
         open: impl Fn(&Progress) -> EmbeddingResult<Opened> + Send + Sync + 'static,
     ) -> Self {
-        Self { places: vec![place.into()], open: Arc::new(move |_, progress| open(progress)) }
+        let open: Open = Arc::new(move |_, progress| open(progress));
+        Self { places: vec![place.into()], layout: None, open }
     }
+}
+
+/// Refuses places of which some have lost a model that others have: the same models serve in every
+/// place.
+///
+/// # Errors
+/// In the name of the place and the model.
+pub(crate) fn check_alike(
+    want: &[LostModel],
+    place: &str,
+    got: &[LostModel],
+) -> EmbeddingResult<()> {
+    let is_in = |list: &[LostModel], it: &LostModel| list.iter().any(|o| o.model_id == it.model_id);
+    let more = got.iter().find(|it| !is_in(want, it));
+    let fewer = want.iter().find(|it| !is_in(got, it));
+    let source = match (more, fewer) {
+        (None, None) => return Ok(()),
+        (Some(it), _) => format!("{place} lost {it}, another place has not"),
+        (None, Some(it)) => format!("another place lost {it}, {place} has not"),
+    };
+    Err(EmbeddingError::GpuError { source: source.into() })
 }
 
 impl Engine for PipelineCore {
     fn about(&self) -> About {
         let options = self.options();
         let programs = self.programs();
-        let all = ModelId::iter().all(|it| self.is_loaded(it));
         About {
             profile: options.profile.name(),
             models: self.loaded().collect(),
-            is_fused: all || options.missing == MissingModels::AllowPartial,
+            is_fused: options.missing.allows(|it| self.is_loaded(it)),
+            missing: options.missing,
             precision: options.precision.word(),
             device: programs.signature().kind,
             device_model: programs.signature().model.clone(),
@@ -186,10 +215,66 @@ impl Engine for PipelineCore {
     }
 }
 
+impl Engine for PlacedPipeline {
+    fn about(&self) -> About {
+        let lead = &self.parts()[0];
+        let (options, signature) = (lead.options(), lead.programs().signature());
+        let mut device_models: Vec<&str> = Vec::new();
+        let (mut memory_bytes, mut memory_bytes_max) = (0, 0);
+        for programs in self.parts().iter().map(PipelineCore::programs) {
+            memory_bytes += programs.memory().total_bytes();
+            memory_bytes_max += programs.signature().memory_bytes;
+            let model = programs.signature().model.as_str();
+            if !device_models.contains(&model) {
+                device_models.push(model);
+            }
+        }
+        About {
+            profile: options.profile.name(),
+            models: self.loaded().collect(),
+            is_fused: self.fuses(),
+            missing: options.missing,
+            precision: options.precision.word(),
+            device: signature.kind,
+            device_model: device_models.join(", "),
+            untrained: options.profile.untrained(),
+            reference_s: options.reference_s,
+            revision: self.revision(),
+            memory_bytes,
+            memory_bytes_max,
+        }
+    }
+
+    fn tokenizer(&self, model: ModelId) -> Option<(TextTokenizer, TokenLimit)> {
+        let found = PlacedPipeline::tokenizer(self, model);
+        found.map(|(tokenizer, limit)| (tokenizer.clone(), limit))
+    }
+
+    fn run(
+        &mut self,
+        wanted: &Wanted,
+        inputs: &[ModelInput],
+        now_s: i64,
+    ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        match wanted {
+            Wanted::Fused { own_forms } => {
+                self.set_own_forms(*own_forms);
+                self.embed_batch(inputs, now_s)
+            }
+            Wanted::Models(models) => {
+                self.set_own_forms(true);
+                self.embed_models(models, inputs, now_s)
+            }
+        }
+    }
+}
+
 /// What requests see of the models that serve now.
 pub(crate) struct Live {
     pub(crate) about: About,
     pub(crate) report: ReadyReport,
+    /// Models that failed when these became ready.
+    pub(crate) lost: Vec<LostModel>,
     /// How many openings there were: results of one are none of another.
     pub(crate) generation: u64,
     pub(crate) front: Option<Arc<PipelineFront>>,
@@ -199,8 +284,8 @@ pub(crate) struct Live {
 impl Live {
     /// Of the models of every place: those of the first speak for all.
     pub(crate) fn of(opened: &[Opened], generation: u64) -> Option<Self> {
-        let (Opened { engine, report }, others) = opened.split_first()?;
-        let report = *report;
+        let (Opened { engine, report, lost }, others) = opened.split_first()?;
+        let (report, lost) = (*report, lost.clone());
         let mut about = engine.about();
         for other in others {
             let other = other.engine.about();
@@ -212,7 +297,26 @@ impl Live {
             Some((*model, (Arc::new(tokenizer), limit)))
         };
         let tokenizers = about.models.iter().filter_map(tokenizer).collect();
-        Some(Self { about, report, generation, front: engine.front(), tokenizers })
+        let front = engine.front();
+        Some(Self { about, report, lost, generation, front, tokenizers })
+    }
+
+    /// Whether a request for it could be answered if no model had been lost.
+    pub(crate) fn has_lost(&self, target: Target) -> bool {
+        let is_lost = |model: ModelId| self.lost.iter().any(|it| it.model_id == model);
+        match target {
+            Target::Fused => {
+                let was = |it| self.about.models.contains(&it) || is_lost(it);
+                !self.about.is_fused && !self.lost.is_empty() && self.about.missing.allows(was)
+            }
+            Target::Model(model) => is_lost(model),
+        }
+    }
+
+    /// The first model that was to answer, in slot order.
+    pub(crate) fn first(&self) -> Option<Target> {
+        let lost = self.lost.iter().map(|it| it.model_id);
+        self.about.models.iter().copied().chain(lost).min().map(Target::Model)
     }
 
     /// How texts of a target are counted: fused vectors by the first model that has tokens.

@@ -5,6 +5,7 @@ mod embed;
 mod fused;
 mod rerank;
 mod tokenize;
+mod traced;
 
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ const STREAM_WINDOW: usize = 64;
 /// Metadata that names the model.
 const MODEL: &str = "x-calor-model";
 
+use traced::Call;
+
 use calor::fused_server::FusedServer;
 use tei::embed_server::EmbedServer;
 use tei::info_server::{Info, InfoServer};
@@ -86,7 +89,7 @@ pub(crate) async fn router(service: Arc<Service>) -> Result<Router, ServerError>
         .map_err(|source| ServerError::Reflection { source })?;
     let max = service.options.limits.payload_bytes_max;
     let key = service.options.api_key.clone();
-    let own = Services(service);
+    let own = Services(service.clone());
     let door = move |request: Request<()>| check_key(key.as_ref(), request);
     let info = InfoServer::new(own.clone()).max_decoding_message_size(max);
     let embed = EmbedServer::new(own.clone()).max_decoding_message_size(max);
@@ -102,7 +105,8 @@ pub(crate) async fn router(service: Arc<Service>) -> Result<Router, ServerError>
         .add_service(InterceptedService::new(predict, door.clone()))
         .add_service(InterceptedService::new(rerank, door.clone()))
         .add_service(InterceptedService::new(tokenize, door));
-    Ok(routes.prepare().into_axum_router())
+    let layer = axum::middleware::from_fn_with_state(service, traced::traced);
+    Ok(routes.prepare().into_axum_router().route_layer(layer))
 }
 
 async fn report(reporter: &tonic_health::server::HealthReporter, phase: Phase) {
@@ -151,7 +155,7 @@ impl Services {
     where
         F: Future<Output = Result<Out, Refusal>>,
     {
-        let context = Context::of(request.metadata()).map_err(|it| self.status(it))?;
+        let context = Context::of(&request).map_err(|it| self.status(it))?;
         let answer = work(self.clone(), request.into_inner(), context).await;
         answer.map(Response::new).map_err(|it| self.status(it))
     }
@@ -167,7 +171,7 @@ impl Services {
         Out: Send + 'static,
         F: Future<Output = Result<Out, Refusal>> + Send + 'static,
     {
-        let context = Context::of(request.metadata()).map_err(|it| self.status(it))?;
+        let context = Context::of(&request).map_err(|it| self.status(it))?;
         let own = self.clone();
         let answers = request.into_inner().map(move |message| {
             let (own, context) = (own.clone(), context.clone());
@@ -192,10 +196,13 @@ pub(super) type Answers<T> =
 pub(super) struct Context {
     model: Option<String>,
     terms: Terms,
+    /// Where what it took is told, if spans are sent.
+    call: Option<Arc<Call>>,
 }
 
 impl Context {
-    fn of(metadata: &MetadataMap) -> Result<Self, Refusal> {
+    fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
+        let metadata: &MetadataMap = request.metadata();
         let text = |name: &str| metadata.get(name).and_then(|it| it.to_str().ok());
         let priority = match text(crate::http::PRIORITY) {
             None => calor_embed::batching::Priority::Query,
@@ -203,7 +210,15 @@ impl Context {
         };
         let timeout = text("grpc-timeout").and_then(timeout);
         let model = text(MODEL).map(str::to_owned);
-        Ok(Self { model, terms: Terms { priority, timeout } })
+        let call = request.extensions().get::<Arc<Call>>().cloned();
+        Ok(Self { model, terms: Terms { priority, timeout }, call })
+    }
+
+    /// A message was answered.
+    fn answered(&self, service: &Service, summary: &Summary) {
+        if let (Some(call), Some(traces)) = (&self.call, &service.traces) {
+            call.answered(traces, summary);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::options::Secret;
 use crate::refusal::Refusal;
 use crate::service::{Service, Summary};
+use crate::traces::{Costs, Outcome};
 use crate::wire;
 pub(crate) use headers::{PRIORITY, priority};
 
@@ -165,7 +166,9 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     // Probes and pages are no requests.
     let is_request = summary.is_some() || response.extensions().get::<Counted>().is_some();
     if let Some((traces, traced, name)) = traced.filter(|_| is_request) {
-        traces.end(traced, name, response.status(), summary);
+        summary.iter().for_each(|it| traces.steps(&traced, it));
+        let costs = summary.as_ref().map(Costs::of);
+        traces.end(traced, name, Outcome::Http(response.status()), costs);
     }
     if let Some(Counted(word)) = response.extensions().get::<Counted>() {
         app.metrics.failed(word);

@@ -4,10 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use calor_embed::pipeline::LostModel;
 use calor_embed::{EmbeddingError, EmbeddingResult, ModelId};
 
 use crate::batcher::Broken;
-use crate::engine::{Live, Opened};
+use crate::engine::{Live, Opened, check_alike};
 use crate::metrics::add;
 use crate::readiness::Phase;
 use crate::service::Service;
@@ -76,15 +77,21 @@ impl Service {
         let opening = places.clone().map(|place| self.open_apart(place));
         let opened = futures_util::future::join_all(opening).await;
         let opened = opened.into_iter().collect::<EmbeddingResult<Vec<Opened>>>()?;
+        if let Some((first, others)) = opened.split_first() {
+            self.check_kept(&first.lost)?;
+            for (it, place) in others.iter().zip(&self.opener.places[1..]) {
+                check_alike(&first.lost, place, &it.lost)?;
+            }
+        }
         let live = Live::of(&opened, generation);
         let engines = places.zip(opened.into_iter().map(|it| it.engine)).collect();
         for swapped in self.batcher.swap(engines) {
             swapped.await.map_err(|_| closing())?;
         }
         if let Some(live) = &live {
-            let seen = self.progress.seen();
+            let warm = self.progress.seen().warm;
             let others: Vec<ModelId> =
-                live.about.models.iter().copied().filter(|it| !seen.contains_key(it)).collect();
+                live.about.models.iter().copied().filter(|it| !warm.contains_key(it)).collect();
             // Models without programs have nothing to check.
             self.progress.warm(&others, 0);
         }
@@ -97,6 +104,19 @@ impl Service {
         Ok(())
     }
 
+    /// Models that answer now are not given up for others without them.
+    fn check_kept(&self, lost: &[LostModel]) -> EmbeddingResult<()> {
+        let Ok(live) = self.live() else { return Ok(()) };
+        match lost.iter().find(|it| live.about.models.contains(&it.model_id)) {
+            None => Ok(()),
+            Some(LostModel { model_id, why }) => Err(EmbeddingError::ModelLoadError {
+                model_id: Some(*model_id),
+                part: "models in the place of those that serve".into(),
+                source: why.clone().into(),
+            }),
+        }
+    }
+
     /// Models of one place beside those of others that serve on.
     async fn reopen(&self, place: usize) -> EmbeddingResult<()> {
         let _one = self.opening.lock().await;
@@ -104,7 +124,10 @@ impl Service {
             // A swap was quicker.
             return Ok(());
         }
-        let Opened { engine, .. } = self.open_apart(place).await?;
+        let Opened { engine, lost, .. } = self.open_apart(place).await?;
+        if let Ok(live) = self.live() {
+            check_alike(&live.lost, &self.opener.places[place], &lost)?;
+        }
         for swapped in self.batcher.swap(vec![(place, engine)]) {
             swapped.await.map_err(|_| closing())?;
         }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use calor_embed::pipeline::LostModel;
 use calor_telemetry::Counters;
 use calor_telemetry::counter::{Counter, Growth};
 
@@ -89,6 +90,8 @@ pub(crate) struct Levels {
     pub(crate) result_count: usize,
     /// Models with whether each answers.
     pub(crate) models: Vec<(&'static str, bool)>,
+    /// Models that failed when the server became ready.
+    pub(crate) lost: Vec<LostModel>,
     /// Places by name: whether models serve there, and tokens that run.
     pub(crate) places: Vec<(String, bool, u64)>,
     pub(crate) warm_seconds: f64,
@@ -253,6 +256,7 @@ impl Metrics {
             let _ = writeln!(page, "{name} {amount}");
         }
         model_lines(page, &levels.models);
+        lost_lines(page, &levels.lost);
         place_lines(page, &levels.places);
     }
 }
@@ -262,6 +266,19 @@ fn model_lines(page: &mut String, models: &[(&'static str, bool)]) {
     for (model, ready) in models {
         let label = format!("model=\"{model}\"");
         value(page, "calor_server_model_ready", &label, u64::from(*ready));
+    }
+}
+
+/// Reasons are cut: a label is no page.
+const REASON_LEN_MAX: usize = 200;
+
+fn lost_lines(page: &mut String, lost: &[LostModel]) {
+    head(page, "calor_server_model_lost", "gauge", "A model that failed at the warm-up, and why.");
+    for LostModel { model_id, why } in lost {
+        let short: String = why.chars().take(REASON_LEN_MAX).collect();
+        let reason = short.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let label = format!("model=\"{}\",reason=\"{reason}\"", model_id.as_str());
+        value(page, "calor_server_model_lost", &label, 1);
     }
 }
 
@@ -428,7 +445,9 @@ mod tests {
         metrics.answered(1, 2_000_000);
         metrics.failed("Overloaded");
         metrics.failed("no such word");
-        let levels = Levels { models: vec![("semantic", true)], ..Levels::default() };
+        let model_id = calor_embed::ModelId::Entity;
+        let lost = vec![LostModel { model_id, why: "no \"file\"\nthere".into() }];
+        let levels = Levels { models: vec![("semantic", true)], lost, ..Levels::default() };
         let text = metrics.text(&levels, &Counters::new());
         let mut names = std::collections::BTreeSet::new();
         for line in text.lines() {
@@ -442,6 +461,8 @@ mod tests {
                 assert!(names.iter().any(|it| name.starts_with(it.as_str())), "{line}");
             }
         }
+        let line = "calor_server_model_lost{model=\"entity\",reason=\"no \\\"file\\\"\\nthere\"} 1";
+        assert!(text.contains(line), "{text}");
         assert!(text.contains("te_request_failure{err=\"overloaded\"} 1"));
         assert!(text.contains("te_request_failure{err=\"other\"} 1"));
         assert!(text.contains("te_request_success{method=\"single\"} 1"));

@@ -15,6 +15,15 @@ use crate::options::Target;
 use crate::refusal::Refusal;
 use crate::service::{Answered, Ask, Service, Summary, Terms, wanted};
 
+/// What a request for everything names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
+    /// Slots by name; `all` is everything that there is.
+    pub(crate) slots: &'a [String],
+    /// Whether it wants the fused vector.
+    pub(crate) fused: bool,
+}
+
 /// How vectors leave.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shape {
@@ -92,10 +101,8 @@ impl Service {
         }
         let model = ModelId::LateInteraction;
         let live = self.live()?;
-        if !live.about.has(Target::Model(model)) {
-            return Err(Refusal::WrongModel { what: NO_TOKENS });
-        }
         let target = Target::Model(model);
+        self.check_there(&live, target, || Refusal::WrongModel { what: NO_TOKENS })?;
         let mut inputs = texts_of(texts, None)?;
         inputs.insert(0, Input::Whole(text(query, Some("role:query"))?));
         let wanted = Wanted::Models(BTreeSet::from([model]));
@@ -148,15 +155,22 @@ impl Service {
         texts.collect()
     }
 
-    /// Everything that a pipeline makes of inputs; a bad one fails alone.
+    /// Everything that a pipeline makes of inputs; a bad one fails alone. What is asked for in
+    /// `parts` by name has to be there.
     pub(crate) async fn fused(
         &self,
         inputs: Vec<Input>,
+        parts: Named<'_>,
         own_forms: bool,
         cut: Cut,
         terms: Terms,
     ) -> Result<(Answered, Arc<Live>), Refusal> {
         let live = self.live()?;
+        let slots = parts.slots.iter().filter_map(|it| Target::by_name(it));
+        let fused = parts.fused.then_some(Target::Fused);
+        for target in slots.chain(fused).filter(|it| live.has_lost(*it)) {
+            self.check_there(&live, target, || Refusal::NoInputs)?;
+        }
         let target = self.default_target(&live);
         let wanted = match live.about.is_fused {
             true => Wanted::Fused { own_forms },
@@ -175,9 +189,7 @@ impl Service {
         terms: Terms,
     ) -> Result<(Vec<Answer>, Summary), Refusal> {
         let target = Target::Model(model);
-        if !self.live()?.about.has(target) {
-            return Err(Refusal::WrongModel { what: none });
-        }
+        self.check_there(&*self.live()?, target, || Refusal::WrongModel { what: none })?;
         let wanted = Wanted::Models(BTreeSet::from([model]));
         let ask = Ask { target, wanted, inputs, extra_count: 0, cut, terms };
         self.answer(ask).await?.all()

@@ -1,8 +1,10 @@
 //! Why a request is not answered, with its codes in HTTP, in OpenAI's words and in gRPC.
 
 use axum::http::StatusCode;
+use calor_embed::pipeline::LostModel;
 use calor_embed::{EmbeddingError, Fault};
 
+use crate::options::Target;
 use crate::readiness::Phase;
 
 /// Why a request is not answered.
@@ -41,6 +43,9 @@ pub(crate) enum Refusal {
     /// No model has this name.
     #[error("there is no model `{name}`; there are {there}")]
     UnknownModel { name: String, there: String },
+    /// A model that failed while the server warmed up.
+    #[error("`{}` does not answer: {}", .target.name(), why(*.target, .lost))]
+    Lost { target: Target, lost: Vec<LostModel> },
     /// A field with a value that it cannot have.
     #[error("`{field}` is `{value}`; {want}")]
     Field { field: &'static str, value: String, want: &'static str },
@@ -77,6 +82,7 @@ impl Refusal {
             Self::UnknownModel { .. } => &UNKNOWN_MODEL,
             Self::TooManyInputs { .. } | Self::Shape { .. } | Self::Field { .. } => &VALIDATION,
             Self::WrongModel { .. } => &WRONG_MODEL,
+            Self::Lost { .. } => &BACKEND,
             Self::Input { .. } | Self::Whole(_) => match cause {
                 Some(EmbeddingError::Overloaded { .. }) => &OVERLOADED,
                 Some(EmbeddingError::Timeout { .. }) => &DEADLINE,
@@ -120,6 +126,17 @@ impl Refusal {
                 Some(1)
             }
             _ => None,
+        }
+    }
+}
+
+/// Why a target does not answer.
+fn why(target: Target, lost: &[LostModel]) -> String {
+    match (target, lost) {
+        (Target::Model(_), [one]) => format!("it failed at the warm-up: {}", one.why),
+        _ => {
+            let all: Vec<String> = lost.iter().map(LostModel::to_string).collect();
+            format!("it needs models that failed at the warm-up: {}", all.join(", "))
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use calor_embed::batching::{BatchResult, ItemTerms, Priority};
 use calor_embed::input::ModelInput;
-use calor_embed::pipeline::GroupTimes;
+use calor_embed::pipeline::{GroupTimes, LostModel};
 use calor_embed::{EmbeddingError, ModelId, PipelineFront, PipelineOutput};
 use calor_telemetry::clock::{Stopwatch, now_ns};
 use calor_telemetry::{Counters, Recorder};
@@ -152,24 +152,49 @@ impl Service {
 
     /// Who answers a request that names a model, or none.
     pub(crate) fn target(&self, live: &Live, name: Option<&str>) -> Result<Target, Refusal> {
-        let Some(name) = name else { return Ok(self.default_target(live)) };
-        if self.options.served_model_names.iter().any(|it| it == name) {
-            return Ok(self.default_target(live));
-        }
-        match Target::by_name(name).filter(|it| live.about.has(*it)) {
-            Some(target) => Ok(target),
-            None => {
-                let there = self.names(live).join(", ");
-                Err(Refusal::UnknownModel { name: name.chars().take(100).collect(), there })
-            }
-        }
+        let is_default = |it: &str| self.options.served_model_names.iter().any(|other| other == it);
+        let unknown = |name: &str| {
+            let there = self.names(live).join(", ");
+            Refusal::UnknownModel { name: name.chars().take(100).collect(), there }
+        };
+        let target = match name.filter(|it| !is_default(it)) {
+            None => self.default_target(live),
+            Some(name) => Target::by_name(name).ok_or_else(|| unknown(name))?,
+        };
+        self.check_there(live, target, || unknown(target.name()))?;
+        Ok(target)
     }
 
-    /// Fused where it is there and nothing else was chosen, else the first model.
+    /// Refuses a target that was lost by its name and with the reason, and one that never was with
+    /// `none`.
+    pub(crate) fn check_there(
+        &self,
+        live: &Live,
+        target: Target,
+        none: impl FnOnce() -> Refusal,
+    ) -> Result<(), Refusal> {
+        if live.about.has(target) {
+            return Ok(());
+        }
+        if !live.has_lost(target) {
+            return Err(none());
+        }
+        let is_its = |it: &&LostModel| match target {
+            Target::Fused => true,
+            Target::Model(model) => it.model_id == model,
+        };
+        let lost = live.lost.iter().filter(is_its).cloned().collect();
+        Err(Refusal::Lost { target, lost })
+    }
+
+    /// What was chosen where it is or was to be there, else the first model. Nothing stands in for
+    /// what was lost.
     pub(crate) fn default_target(&self, live: &Live) -> Target {
-        let chosen = Some(self.options.default_target).filter(|it| live.about.has(*it));
-        let first = || live.about.models.first().map(|it| Target::Model(*it));
-        chosen.or_else(first).unwrap_or(Target::Fused)
+        let chosen = self.options.default_target;
+        match live.about.has(chosen) || live.has_lost(chosen) {
+            true => chosen,
+            false => live.first().unwrap_or(Target::Fused),
+        }
     }
 
     /// Names that a request may use.
@@ -356,6 +381,7 @@ impl Service {
             memory_bytes_max: about.map_or(0, |it| it.memory_bytes_max),
             result_count: self.results.held().0,
             models: models.collect(),
+            lost: live.as_ref().map_or_else(Vec::new, |it| it.lost.clone()),
             warm_seconds: live.as_ref().map_or(0.0, |it| it.report.wall_ns as f64 / 1e9),
         }
     }

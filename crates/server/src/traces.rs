@@ -40,12 +40,28 @@ pub(crate) struct Traces {
     count: AtomicU64,
 }
 
-/// A request that is under way: its trace, and the span that it is part of.
+/// A request that is under way: its trace, its own span, and the span that it is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traced {
     trace_id: u128,
+    span_id: u64,
     parent_id: Option<u64>,
     start_unix_ns: u64,
+}
+
+/// How a request ended, as its protocol says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Http(StatusCode),
+    Grpc(tonic::Code),
+}
+
+/// What a request cost; of a stream, all its messages together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Costs {
+    token_count: usize,
+    batch_count: usize,
+    hit_count: usize,
 }
 
 impl Traces {
@@ -70,23 +86,13 @@ impl Traces {
             Some((trace_id, parent_id)) => (trace_id, Some(parent_id)),
             None => (u128::from(self.id()) << 64 | u128::from(self.id()), None),
         };
-        Traced { trace_id, parent_id, start_unix_ns: unix_ns() }
+        Traced { trace_id, span_id: self.id(), parent_id, start_unix_ns: unix_ns() }
     }
 
-    /// A request ended: its span, and those of its steps one after the other.
-    pub(crate) fn end(
-        &self,
-        traced: Traced,
-        name: String,
-        status: StatusCode,
-        summary: Option<Summary>,
-    ) {
-        let Traced { trace_id, parent_id, start_unix_ns } = traced;
-        let span_id = self.id();
-        let steps = summary.map(|it| {
-            [("tokenize", it.tokenization_ns), ("queue", it.queue_ns), ("run", it.inference_ns)]
-        });
-        let counts = summary.map(|it| {
+    /// A request ended: its span. Its steps were told before.
+    pub(crate) fn end(&self, traced: Traced, name: String, outcome: Outcome, costs: Option<Costs>) {
+        let Traced { trace_id, span_id, parent_id, start_unix_ns } = traced;
+        let counts = costs.map(|it| {
             [
                 ("calor.tokens", it.token_count as u64),
                 ("calor.batch_items", it.batch_count as u64),
@@ -94,7 +100,7 @@ impl Traces {
             ]
         });
         let mut counts: Vec<(&'static str, u64)> = counts.into_iter().flatten().collect();
-        counts.push(("http.response.status_code", u64::from(status.as_u16())));
+        counts.push(outcome.count());
         self.send(Span {
             trace_id,
             span_id,
@@ -103,15 +109,23 @@ impl Traces {
             is_server: true,
             start_unix_ns,
             end_unix_ns: unix_ns().max(start_unix_ns),
-            is_error: status.is_server_error(),
+            is_error: outcome.is_error(),
             counts,
         });
-        let mut at_ns = start_unix_ns;
-        for (name, wall_ns) in steps.into_iter().flatten() {
+    }
+
+    /// A request, or a message of a stream, was answered just now: its steps one after the other.
+    pub(crate) fn steps(&self, traced: &Traced, summary: &Summary) {
+        let mut at_ns = unix_ns().saturating_sub(summary.total_ns).max(traced.start_unix_ns);
+        for (name, wall_ns) in [
+            ("tokenize", summary.tokenization_ns),
+            ("queue", summary.queue_ns),
+            ("run", summary.inference_ns),
+        ] {
             self.send(Span {
-                trace_id,
+                trace_id: traced.trace_id,
                 span_id: self.id(),
-                parent_id: Some(span_id),
+                parent_id: Some(traced.span_id),
                 name: name.into(),
                 is_server: false,
                 start_unix_ns: at_ns,
@@ -147,6 +161,47 @@ impl Traces {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (bits ^ (bits >> 31)).max(1)
+    }
+}
+
+impl Outcome {
+    fn count(self) -> (&'static str, u64) {
+        match self {
+            Self::Http(status) => ("http.response.status_code", u64::from(status.as_u16())),
+            Self::Grpc(code) => ("rpc.grpc.status_code", code as u64),
+        }
+    }
+
+    /// Whether it is the server's fault.
+    fn is_error(self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Http(status) => status.is_server_error(),
+            Self::Grpc(code) => matches!(
+                code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+        }
+    }
+}
+
+impl Costs {
+    /// And of another message.
+    pub(crate) fn add(&mut self, summary: &Summary) {
+        self.token_count += summary.token_count;
+        self.batch_count = self.batch_count.max(summary.batch_count);
+        self.hit_count += summary.hit_count;
+    }
+
+    pub(crate) fn of(summary: &Summary) -> Self {
+        let mut costs = Self::default();
+        costs.add(summary);
+        costs
     }
 }
 

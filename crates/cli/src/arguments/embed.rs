@@ -310,7 +310,7 @@ fn profile(name: &str) -> Result<Profile, UnknownName> {
         .ok_or_else(|| UnknownName { name: name.into(), there: "mini, full, random" })
 }
 
-fn model(name: &str) -> Result<ModelId, UnknownName> {
+pub(super) fn model(name: &str) -> Result<ModelId, UnknownName> {
     let lower = name.trim().to_ascii_lowercase();
     let found = ModelId::iter().find(|it| short_name(*it) == lower || it.as_str() == lower);
     found.ok_or_else(|| UnknownName { name: name.into(), there: "e1 to e12 and their names" })

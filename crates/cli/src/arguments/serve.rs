@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use calor_embed::ModelId;
 use calor_server::Target;
 use calor_server::options::OtlpEndpoint;
 use clap::Args;
@@ -17,6 +18,7 @@ Examples:
   calor serve --port 8080
   calor serve --profile full --device cuda --api-key \"$KEY\"
   calor serve --profile full --devices cuda:0,cuda:1
+  calor serve --profile full --min-models 8 --mandatory-models e1,e7 --allow-partial
   calor serve --config calor.toml --print-config
 
 A flag comes before its twin in the environment (CALOR_PORT for --port), which comes before the
@@ -113,13 +115,49 @@ pub(crate) struct ServeArguments {
     /// Send spans of requests to this collector, OTLP over HTTP in JSON: http://HOST:PORT.
     #[arg(long, value_name = "URL", help_heading = "Server")]
     pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
-    /// Serve from each of these devices, such as cuda:0,cuda:1: the same models on each, and work
-    /// for whichever is free. May be repeated; cpu may be named more than once.
+    #[command(flatten)]
+    pub(crate) ready: ReadyArguments,
+    #[command(flatten)]
+    pub(crate) spread: SpreadArguments,
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+}
+
+/// What has to be warm.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReadyArguments {
+    /// Serve although models fail at the warm-up, as long as so many are warm and the mandatory
+    /// ones are; the others refuse by name. If not given, all must be warm.
+    #[arg(long, value_name = "N", help_heading = "Warm-up")]
+    pub(crate) min_models: Option<usize>,
+    /// With `--min-models`: models that must be warm, by number or name.
+    #[arg(long, value_name = "LIST", value_parser = super::embed::model, value_delimiter = ',',
+        default_value = "semantic", help_heading = "Warm-up")]
+    pub(crate) mandatory_models: Vec<ModelId>,
+}
+
+/// Several devices.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SpreadArguments {
+    /// Serve from these devices, such as cuda:0,cuda:1. May be repeated; cpu may be named more than
+    /// once.
     #[arg(long, value_name = "DEVICE", value_delimiter = ',', value_parser = super::embed::device,
         conflicts_with = "device", help_heading = "Machine")]
     pub(crate) devices: Vec<Wish>,
-    #[command(flatten)]
-    pub(crate) run: RunArguments,
+    /// How the models lie on several devices.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
+    pub(crate) placement: PlacementWord,
+}
+
+/// How models lie on several devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PlacementWord {
+    /// The same on each where all fit each, else each model on one.
+    Auto,
+    /// The same on each, and work for whichever is free.
+    Replicas,
+    /// Each model on one device; all run at once, and one fuses.
+    Parts,
 }
 
 fn target(name: &str) -> Result<Target, super::embed::UnknownName> {

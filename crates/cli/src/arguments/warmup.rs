@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use calor_embed::ModelId;
 use calor_embed::pipeline::PrecisionRule;
 use clap::Args;
 
@@ -34,6 +35,13 @@ pub(crate) struct WarmupArguments {
     /// Serve with the others when a model fails.
     #[arg(long, help_heading = "Warm-up")]
     pub(crate) skip_on_failure: bool,
+    /// With `--skip-on-failure`: fewest models that must be warm.
+    #[arg(long, value_name = "N", default_value_t = 7, help_heading = "Warm-up")]
+    pub(crate) min_models: usize,
+    /// With `--skip-on-failure`: models that must be warm, by number or name.
+    #[arg(long, value_name = "LIST", value_parser = super::embed::model, value_delimiter = ',',
+        default_value = "semantic", help_heading = "Warm-up")]
+    pub(crate) mandatory_models: Vec<ModelId>,
     /// What happens to a model whose vectors in `--precision` are too far from those in f32.
     #[arg(long, value_enum, default_value = "narrow", help_heading = "Warm-up")]
     pub(crate) precision_rule: PrecisionRuleWord,

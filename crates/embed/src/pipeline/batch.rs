@@ -91,3 +91,12 @@ pub(super) struct Draft {
     pub(super) slots: BTreeMap<ModelId, (SlotVector, u64)>,
     pub(super) flags: ResultFlags,
 }
+
+impl Draft {
+    /// The same input without what was made of it so far.
+    pub(super) fn bare(&self) -> Self {
+        let Self { admitted, content_hash, flags, .. } = self;
+        let (admitted, slots) = (admitted.clone(), BTreeMap::new());
+        Self { admitted, content_hash: *content_hash, slots, flags: *flags }
+    }
+}

@@ -7,7 +7,9 @@ use calor_runtime::{Build, LaneId};
 
 use super::front::Kins;
 use super::revision;
-use super::{GroupTimes, HDC_SEED_DEFAULT, PipelineCore, PipelineFront, PipelineOptions};
+use super::{
+    GroupTimes, HDC_SEED_DEFAULT, LostModels, PipelineCore, PipelineFront, PipelineOptions,
+};
 use crate::embedding::MissingModels;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::fuser::FuseMoE;
@@ -17,6 +19,7 @@ use crate::model_id::ModelId;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::slots::{HostSide, NeuralModel};
+use crate::tower::device_error;
 
 impl PipelineCore {
     /// Opens the fusion and loads every model that the options name. Programs are built when
@@ -26,26 +29,73 @@ impl PipelineCore {
     /// [`EmbeddingError::ModelLoadError`] and its kin for the first model that cannot be opened,
     /// [`EmbeddingError::ConfigError`] for a checkpoint without a directory.
     pub fn open(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
+        let fuses = fuses(&options);
+        let (core, lost) = Self::opened(build, options, fuses)?;
+        lost.into_iter().next().map_or(Ok(core), |it| Err(it.source))
+    }
+
+    /// As [`PipelineCore::open`], but a checkpoint that does not open is lost, and the others are
+    /// there without it.
+    ///
+    /// # Errors
+    /// What is no single checkpoint's fault, and the first one's when none is left.
+    pub fn open_each(
+        build: Build,
+        options: PipelineOptions,
+    ) -> EmbeddingResult<(Self, Vec<LostModels>)> {
+        let fuses = fuses(&options);
+        let (core, mut lost) = Self::opened(build, options, fuses)?;
+        if core.loaded.is_empty() && !lost.is_empty() {
+            return Err(lost.swap_remove(0).source);
+        }
+        Ok((core, lost))
+    }
+
+    /// With the fusion or without.
+    pub(super) fn opened(
+        build: Build,
+        options: PipelineOptions,
+        fuses: bool,
+    ) -> EmbeddingResult<(Self, Vec<LostModels>)> {
         let mut core = Self::unopened(build, options)?;
         let revision = revision::of(&core.options, core.programs.signature());
         let (lane, options) = (core.lane, &core.options);
+        let needs = options.profile.needs(&options.models);
         // Checkpoints wait neither for each other's files and tokenizers nor for the fusion's
         // digest.
         let (opened, fusion) = std::thread::scope(|scope| {
-            let open = |need: Need| scope.spawn(move || NeuralModel::open(lane, need, options));
-            let threads: Vec<_> =
-                options.profile.needs(&options.models).into_iter().map(open).collect();
-            let fusion = open_fusion(options, lane);
+            let open = |need: &Need| {
+                let need = *need;
+                scope.spawn(move || NeuralModel::open(lane, need, options))
+            };
+            let threads: Vec<_> = needs.iter().map(open).collect();
+            let fusion = fuses.then(|| open_fusion(options, lane)).transpose();
             let lost = || EmbeddingError::InternalError { place: "opening", source: None };
-            let opened: EmbeddingResult<Vec<NeuralModel>> =
+            let opened: Vec<EmbeddingResult<NeuralModel>> =
                 threads.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(lost()))).collect();
             (opened, fusion)
         });
-        (core.neural, core.fusion) = (opened?, fusion?);
         core.loaded = core.options.models.iter().copied().collect();
+        let mut lost = Vec::new();
+        for (need, opened) in needs.iter().zip(opened) {
+            match opened {
+                Ok(model) => core.neural.push(model),
+                Err(source) => {
+                    let own = |it: &&ModelId| core.loaded.contains(it);
+                    let model_ids: Vec<ModelId> = need.models.iter().filter(own).copied().collect();
+                    core.loaded.retain(|it| !model_ids.contains(it));
+                    lost.push(LostModels { model_ids, source });
+                }
+            }
+        }
+        core.fusion = match core.options.missing {
+            // Nothing will be fused.
+            MissingModels::Refuse if !lost.is_empty() => None,
+            MissingModels::Refuse | MissingModels::AllowPartial => fusion?,
+        };
         core.renew_front();
-        core.revision = revision;
-        Ok(core)
+        core.revision = revision.filter(|_| lost.is_empty());
+        Ok((core, lost))
     }
 
     /// Opens the fusion and no model yet: [`PipelineCore::load`] does that, one by one.
@@ -55,7 +105,9 @@ impl PipelineCore {
     /// [`EmbeddingError::PrecisionRefused`] for a precision that the device does not run in.
     pub fn unloaded(build: Build, options: PipelineOptions) -> EmbeddingResult<Self> {
         let mut core = Self::unopened(build, options)?;
-        core.fusion = open_fusion(&core.options, core.lane)?;
+        if fuses(&core.options) {
+            core.fusion = Some(open_fusion(&core.options, core.lane)?);
+        }
         Ok(core)
     }
 
@@ -74,6 +126,7 @@ impl PipelineCore {
             neural: Vec::new(),
             loaded: BTreeSet::new(),
             fusion: None,
+            is_part: false,
             front: Arc::new(front),
             revision: None,
         })
@@ -95,6 +148,18 @@ impl PipelineCore {
             ..PipelineFront::of(&self.options, self.front.hdc.clone())
         };
         self.front = Arc::new(front);
+    }
+
+    /// Has the buffers wait that programs are going to take, each written once, as far as there is
+    /// room; the bytes that wait then. Nothing where all is built.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn prime_memory(&mut self) -> EmbeddingResult<u64> {
+        match &mut self.programs {
+            Programs::Open(build) => build.prime_memory().map_err(device_error),
+            Programs::Sealed(_) => Ok(0),
+        }
     }
 
     /// Models that answer, in slot order.
@@ -159,6 +224,14 @@ impl PipelineCore {
         results.into_iter().collect()
     }
 
+    /// Unloads every model of a checkpoint, and says which were there.
+    pub(super) fn unload_checkpoint(&mut self, index: usize) -> EmbeddingResult<Vec<ModelId>> {
+        let models = self.neural[index].models().to_vec();
+        let own: Vec<ModelId> = models.into_iter().filter(|it| self.is_loaded(*it)).collect();
+        own.iter().try_for_each(|it| self.unload(*it))?;
+        Ok(own)
+    }
+
     /// Unloads everything.
     ///
     /// # Errors
@@ -176,12 +249,13 @@ impl PipelineCore {
     }
 }
 
-/// The fusion, where something can be fused.
-fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<Option<FuseMoE>> {
+/// Whether something can be fused.
+pub(super) fn fuses(options: &PipelineOptions) -> bool {
     let all = ModelId::iter().all(|it| options.models.contains(&it));
-    if !all && options.missing != MissingModels::AllowPartial {
-        return Ok(None);
-    }
+    all || options.missing == MissingModels::AllowPartial
+}
+
+fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<FuseMoE> {
     let config = options.profile.fusion();
     let path = &options.fusion_file;
     if !path.is_file() {
@@ -191,5 +265,5 @@ fn open_fusion(options: &PipelineOptions, lane: LaneId) -> EmbeddingResult<Optio
         }
         config.save_seeded(FUSION_SEED_DEFAULT, path)?;
     }
-    FuseMoE::open(config, options.precision, path, lane).map(Some)
+    FuseMoE::open(config, options.precision, path, lane)
 }

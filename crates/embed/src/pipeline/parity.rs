@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use calor_telemetry::clock::Stopwatch;
 use serde::{Deserialize, Serialize};
 
-use super::{PipelineCore, PipelineOptions};
+use super::{LostModels, PipelineCore, PipelineOptions};
 use crate::closeness::Closeness;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::input::Role;
@@ -92,50 +92,83 @@ impl PipelineCore {
         rule: PrecisionRule,
         cosine_min: Option<f64>,
     ) -> EmbeddingResult<Vec<PrecisionResult>> {
-        let wanted = self.options.precision;
         let mut results = Vec::new();
-        if !rule.compares(wanted) {
-            return Ok(results);
-        }
-        for index in 0..self.neural.len() {
-            let need = self.neural[index].host().need();
-            let exact = self.measure(need, InferencePrecision::FP32)?;
-            let mut used = wanted;
-            let judged = loop {
-                let judged = match used {
-                    InferencePrecision::FP32 => judged(used, &exact, &exact),
-                    _ => judged(used, &self.measure(need, used)?, &exact),
-                };
-                let Some((model_id, far)) = judged.iter().find_map(|it| too_far(it, cosine_min))
-                else {
-                    break judged;
-                };
-                match (rule, wider(used)) {
-                    (PrecisionRule::Widen, Some(next)) => used = next,
-                    _ => {
-                        let model = format!("{} ({model_id})", need.name);
-                        let want = cosine_min.unwrap_or(used.cosine_min());
-                        let (precision, cosine) = (used, far);
-                        return Err(EmbeddingError::PrecisionTooFar {
-                            model,
-                            precision,
-                            cosine,
-                            want,
-                        });
-                    }
-                }
-            };
-            if used != wanted {
-                let options = PipelineOptions { precision: used, ..self.options.clone() };
-                let other = NeuralModel::open(self.lane, need, &options)?;
-                std::mem::replace(&mut self.neural[index], other).release(&mut self.programs)?;
-                self.renew_front();
-                // It is not what the options say any more.
-                self.revision = None;
+        if rule.compares(self.options.precision) {
+            for index in 0..self.neural.len() {
+                results.extend(self.judge(index, rule, cosine_min)?);
             }
-            results.extend(judged.into_iter().map(|it| PrecisionResult { wanted, ..it }));
         }
         Ok(results)
+    }
+
+    /// As [`PipelineCore::check_precision`], but a checkpoint that is too far from f32 or fails is
+    /// unloaded, and the others stay.
+    ///
+    /// # Errors
+    /// What the device says, and the last checkpoint's fault when none is left.
+    pub fn check_precision_each(
+        &mut self,
+        rule: PrecisionRule,
+        cosine_min: Option<f64>,
+    ) -> EmbeddingResult<(Vec<PrecisionResult>, Vec<LostModels>)> {
+        let (mut results, mut lost) = (Vec::new(), Vec::new());
+        let mut index = 0;
+        while rule.compares(self.options.precision) && index < self.neural.len() {
+            match self.judge(index, rule, cosine_min) {
+                Ok(judged) => {
+                    results.extend(judged);
+                    index += 1;
+                }
+                Err(source) => {
+                    let model_ids = self.unload_checkpoint(index)?;
+                    if self.loaded.is_empty() {
+                        return Err(source);
+                    }
+                    lost.push(LostModels { model_ids, source });
+                }
+            }
+        }
+        Ok((results, lost))
+    }
+
+    /// One checkpoint in its precision beside itself in f32.
+    fn judge(
+        &mut self,
+        index: usize,
+        rule: PrecisionRule,
+        cosine_min: Option<f64>,
+    ) -> EmbeddingResult<impl Iterator<Item = PrecisionResult> + use<>> {
+        let wanted = self.options.precision;
+        let need = self.neural[index].host().need();
+        let exact = self.measure(need, InferencePrecision::FP32)?;
+        let mut used = wanted;
+        let judged = loop {
+            let judged = match used {
+                InferencePrecision::FP32 => judged(used, &exact, &exact),
+                _ => judged(used, &self.measure(need, used)?, &exact),
+            };
+            let Some((model_id, far)) = judged.iter().find_map(|it| too_far(it, cosine_min)) else {
+                break judged;
+            };
+            match (rule, wider(used)) {
+                (PrecisionRule::Widen, Some(next)) => used = next,
+                _ => {
+                    let model = format!("{} ({model_id})", need.name);
+                    let want = cosine_min.unwrap_or(used.cosine_min());
+                    let (precision, cosine) = (used, far);
+                    return Err(EmbeddingError::PrecisionTooFar { model, precision, cosine, want });
+                }
+            }
+        };
+        if used != wanted {
+            let options = PipelineOptions { precision: used, ..self.options.clone() };
+            let other = NeuralModel::open(self.lane, need, &options)?;
+            std::mem::replace(&mut self.neural[index], other).release(&mut self.programs)?;
+            self.renew_front();
+            // It is not what the options say any more.
+            self.revision = None;
+        }
+        Ok(judged.into_iter().map(move |it| PrecisionResult { wanted, ..it }))
     }
 
     /// Opens a checkpoint in a precision, runs the texts, and gives its memory back.

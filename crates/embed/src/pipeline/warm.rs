@@ -1,23 +1,23 @@
 //! Warm-up of the pipeline: every program that can be asked for is built, prepared and run once,
 //! and the right to build is given up.
 
+mod need;
+mod wanted;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use calor_ir::CheckedGraph;
-use calor_runtime::{Build, BuildTimes, ChannelId, JoinedSpec, LaneId, PartSpec, ProgramId};
+use calor_runtime::{Build, BuildTimes, ChannelId, ProgramId};
 use calor_telemetry::clock::Stopwatch;
 use calor_telemetry::{Event, Label, WarmupStep};
 
 use super::check::check_model;
-use super::forms::{Forms, Fusion, ROOMS, Room, Together};
+use super::forms::{Forms, Fusion, Together};
 use super::{PipelineCore, revision};
 use crate::error::{EmbeddingError, EmbeddingResult};
-use crate::fuser::{BATCH_SIZES, FuseMoE, SlotFusion};
-use crate::image_tower::ImageTower;
+use crate::fuser::{BATCH_SIZES, SlotFusion};
 use crate::model_id::ModelId;
-use crate::packing::Bucket;
-use crate::slots::NeuralModel;
 use crate::tower::{TextSlots, device_error};
+use wanted::{Bound, Place, Wanted, WantedPart, specs};
 
 /// What becoming ready took, step by step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,57 +36,55 @@ pub struct ReadyReport {
     pub wall_ns: u64,
 }
 
-/// A program that is to be, with the graphs that it is made of.
-struct Wanted {
-    place: Place,
-    lane: LaneId,
-    parts: Vec<WantedPart>,
-}
-
-struct WantedPart {
-    model: Option<usize>,
-    bucket: Bucket,
-    graph: CheckedGraph,
-}
-
-/// Whose program it is.
-#[derive(Clone, Copy)]
-enum Place {
-    Text {
-        model: usize,
-        bucket: Bucket,
-    },
-    Image {
-        model: usize,
-        count: usize,
-    },
-    Fusion {
-        item_count: usize,
-    },
-    Together(Room),
-    /// The fusion of rows that come from the host.
-    Apart {
-        item_count: usize,
-    },
-}
-
-impl Wanted {
-    /// Whether it is of this model alone.
-    fn is_of(&self, index: usize) -> bool {
-        match self.place {
-            Place::Text { model, .. } | Place::Image { model, .. } => model == index,
-            Place::Fusion { .. } | Place::Together(_) | Place::Apart { .. } => false,
-        }
-    }
-}
-
-/// Models of a checkpoint that failed while it was warmed, and are not there any more.
+/// Models of a checkpoint that failed while it was opened or warmed, and are not there any more.
 #[derive(Debug)]
 pub struct LostModels {
     /// Which.
     pub model_ids: Vec<ModelId>,
     /// What their checkpoint failed with.
     pub source: EmbeddingError,
+}
+
+/// One model that is not there any more, and why in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostModel {
+    /// Which.
+    pub model_id: ModelId,
+    /// What its checkpoint failed with, and what caused that.
+    pub why: String,
+}
+
+impl LostModels {
+    /// One by one.
+    pub fn each(&self) -> impl Iterator<Item = LostModel> {
+        let why = crate::warmup::words(&self.source);
+        self.model_ids.iter().map(move |it| LostModel { model_id: *it, why: why.clone() })
+    }
+}
+
+impl std::fmt::Display for LostModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.model_id, self.why)
+    }
+}
+
+/// What is told while models become warm.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// Every program of a checkpoint ran and agreed.
+    Warm {
+        /// Its models.
+        model_ids: &'a [ModelId],
+        /// What that took.
+        check_ns: u64,
+    },
+    /// A checkpoint failed.
+    Lost {
+        /// Its models.
+        lost: &'a LostModels,
+        /// Models that are built and checked anew without it.
+        again: &'a [ModelId],
+    },
 }
 
 /// Why warming failed, and the place of the model whose fault it was.
@@ -138,12 +136,26 @@ impl PipelineCore {
     ///
     /// # Errors
     /// What is no single checkpoint's fault, and the last one's fault when none is left.
-    pub fn warm_each(mut self) -> EmbeddingResult<(Self, ReadyReport, Vec<LostModels>)> {
+    pub fn warm_each(self) -> EmbeddingResult<(Self, ReadyReport, Vec<LostModels>)> {
+        self.warm_each_telling(&mut |_| ())
+    }
+
+    /// As [`PipelineCore::warm_each`]; `told` hears of each checkpoint.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn warm_each_telling(
+        mut self,
+        told: &mut dyn FnMut(Told<'_>),
+    ) -> EmbeddingResult<(Self, ReadyReport, Vec<LostModels>)> {
         let watch = Stopwatch::start();
         let mut lost = Vec::new();
         loop {
             let mut taken = Taken::default();
-            let failed = match self.build_and_check(&mut taken, &mut |_, _| ()) {
+            let mut warm = |model_ids: &[ModelId], check_ns| {
+                told(Told::Warm { model_ids, check_ns });
+            };
+            let failed = match self.build_and_check(&mut taken, &mut warm) {
                 Ok(report) => {
                     let (core, report) = self.sealed(report, watch)?;
                     return Ok((core, report, lost));
@@ -153,16 +165,14 @@ impl PipelineCore {
             let Failed { model, source } = failed;
             let Some(index) = model else { return Err(source) };
             self.withdraw(taken)?;
-            let models = self.neural[index].models().to_vec();
-            let model_ids: Vec<ModelId> =
-                models.into_iter().filter(|it| self.is_loaded(*it)).collect();
-            for model_id in &model_ids {
-                self.unload(*model_id)?;
-            }
+            let model_ids = self.unload_checkpoint(index)?;
             if self.loaded.is_empty() {
                 return Err(source);
             }
-            lost.push(LostModels { model_ids, source });
+            let own = LostModels { model_ids, source };
+            let again: Vec<ModelId> = self.loaded().collect();
+            told(Told::Lost { lost: &own, again: &again });
+            lost.push(own);
         }
     }
 
@@ -183,8 +193,7 @@ impl PipelineCore {
         taken: &mut Taken,
         told: &mut dyn FnMut(&[ModelId], u64),
     ) -> Result<ReadyReport, Failed> {
-        let together = self.options.device_slots && self.loaded().count() == 12;
-        let together = together && self.fusion.is_some();
+        let together = self.runs_together();
         if together {
             taken.channels = self.open_channels().map_err(Failed::whole)?;
         }
@@ -216,6 +225,12 @@ impl PipelineCore {
         checked?;
         let program_count = ids.len();
         Ok(ReadyReport { program_count, step_count, graphs_ns, check_ns, ..ReadyReport::default() })
+    }
+
+    /// Whether all models run with one launch.
+    fn runs_together(&self) -> bool {
+        let all = self.options.device_slots && self.loaded().count() == 12;
+        all && self.fusion.is_some() && !self.is_part
     }
 
     /// The first model whose programs cannot be built without the others' either.
@@ -288,44 +303,6 @@ impl PipelineCore {
         Ok(all)
     }
 
-    /// Every program that can be asked for.
-    fn wanted(&mut self, together: bool) -> Result<Vec<Wanted>, Failed> {
-        let (lane, at_once) = {
-            let build = self.programs.to_build(|| "the pipeline".into()).map_err(Failed::whole)?;
-            (build.lane_beside(self.lane), build.lane())
-        };
-        let own = self.lane;
-        let of_models: Vec<EmbeddingResult<Vec<Wanted>>> = std::thread::scope(|scope| {
-            let made = |(index, model)| scope.spawn(move || wanted_of(index, model, own));
-            let threads: Vec<_> = self.neural.iter().enumerate().map(made).collect();
-            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.map(|it| it.unwrap_or_else(|_| Err(panicked("a model's graphs")))).collect()
-        });
-        let mut wanted = Vec::new();
-        for (index, of_model) in of_models.into_iter().enumerate() {
-            wanted.extend(of_model.map_err(|source| Failed { model: Some(index), source })?);
-        }
-        let Some(fusion) = &self.fusion else { return Ok(wanted) };
-        for item_count in BATCH_SIZES {
-            let (place, graph) = match together {
-                true => (Place::Fusion { item_count }, fusion.slot_graph(item_count)),
-                false => (Place::Apart { item_count }, fusion.graph(item_count)),
-            };
-            let graph = graph.map_err(Failed::whole)?;
-            let bucket = Bucket { token_count: item_count, sequence_count: item_count };
-            let parts = vec![WantedPart { model: None, bucket, graph }];
-            wanted.push(Wanted { place, lane, parts });
-        }
-        for room in ROOMS.into_iter().filter(|_| together) {
-            let parts = together_parts(&self.neural, fusion, room).map_err(Failed::whole)?;
-            if let Some(parts) = parts {
-                let place = Place::Together(room);
-                wanted.push(Wanted { place, lane: at_once, parts });
-            }
-        }
-        Ok(wanted)
-    }
-
     fn build_all(
         &mut self,
         wanted: &[Wanted],
@@ -333,40 +310,9 @@ impl PipelineCore {
     ) -> EmbeddingResult<Vec<ProgramId>> {
         let Self { programs, neural, fusion, .. } = self;
         let build = programs.to_build(|| "the pipeline".into())?;
-        let all: Vec<(&str, ChannelId)> =
-            channels.iter().map(|(name, id)| (name.as_str(), *id)).collect();
-        let of_models: Vec<Vec<(&str, ChannelId)>> =
-            neural.iter().map(|it| it.tower().channels()).collect();
-        let longest = longest(neural);
-        let mut specs = Vec::with_capacity(wanted.len());
-        for one in wanted {
-            let mut parts = Vec::with_capacity(one.parts.len());
-            for (index, part) in one.parts.iter().enumerate() {
-                let WantedPart { model, bucket, graph } = part;
-                let spec = match (model.map(|it| (it, &neural[it])), one.place, &fusion) {
-                    (Some((_, model)), Place::Image { count, .. }, _) => {
-                        model.image().map(|it| it.program_spec(count, graph))
-                    }
-                    (Some((at, model)), _, _) => {
-                        let of_model = of_models[at].as_slice();
-                        Some(model.tower().program_spec(*bucket, one.lane, graph, of_model))
-                    }
-                    (None, place, Some(fusion)) => {
-                        let bound =
-                            if matches!(place, Place::Apart { .. }) { &[][..] } else { &all };
-                        Some(fusion.program_spec(bucket.token_count, one.lane, graph, bound))
-                    }
-                    (None, _, None) => None,
-                };
-                // The fusion follows the longest tower, on that tower's branch.
-                let branch = if model.is_some() { index } else { longest };
-                parts.extend(spec.map(|spec| PartSpec { branch, spec }));
-            }
-            let label = parts.first().map_or("", |it| it.spec.label);
-            let label = if 1 < parts.len() { "all models" } else { label };
-            specs.push(JoinedSpec { label, parts });
-        }
-        build.all_joined(&specs).map_err(device_error)
+        let wanted: Vec<&Wanted> = wanted.iter().collect();
+        let bound = Bound::of(neural, channels);
+        build.all_joined(&specs(neural, fusion.as_ref(), &wanted, &bound)).map_err(device_error)
     }
 
     /// Gives every program to whom it belongs.
@@ -428,52 +374,4 @@ impl PipelineCore {
 
 fn panicked(place: &'static str) -> EmbeddingError {
     EmbeddingError::InternalError { place, source: Some("it panicked".into()) }
-}
-
-/// Every program of one model alone.
-fn wanted_of(index: usize, model: &NeuralModel, own: LaneId) -> EmbeddingResult<Vec<Wanted>> {
-    let tower = model.tower();
-    let mut wanted = Vec::new();
-    for bucket in tower.ladder().iter().copied() {
-        let part = WantedPart { model: Some(index), bucket, graph: tower.graph(bucket)? };
-        let place = Place::Text { model: index, bucket };
-        wanted.push(Wanted { place, lane: tower.lane(), parts: vec![part] });
-    }
-    let Some(image) = model.image() else { return Ok(wanted) };
-    for count in ImageTower::counts() {
-        let bucket = Bucket { token_count: count, sequence_count: count };
-        let part = WantedPart { model: Some(index), bucket, graph: image.graph(count)? };
-        let place = Place::Image { model: index, count };
-        wanted.push(Wanted { place, lane: own, parts: vec![part] });
-    }
-    Ok(wanted)
-}
-
-/// The towers in small buckets and the fusion behind them; nothing where a tower has no room.
-fn together_parts(
-    neural: &[NeuralModel],
-    fusion: &FuseMoE,
-    Room { token_count, item_count: sequence_count }: Room,
-) -> EmbeddingResult<Option<Vec<WantedPart>>> {
-    let mut parts = Vec::with_capacity(neural.len() + 1);
-    for (index, model) in neural.iter().enumerate() {
-        let tower = model.tower();
-        if tower.ladder().last().is_none_or(|it| it.token_count < token_count) {
-            return Ok(None);
-        }
-        let bucket = Bucket { token_count, sequence_count };
-        parts.push(WantedPart { model: Some(index), bucket, graph: tower.graph(bucket)? });
-    }
-    let bucket = Bucket { token_count: sequence_count, sequence_count };
-    parts.push(WantedPart { model: None, bucket, graph: fusion.slot_graph(sequence_count)? });
-    Ok(Some(parts))
-}
-
-/// The tower whose layers have the most weights.
-fn longest(neural: &[NeuralModel]) -> usize {
-    let weights = |it: &NeuralModel| {
-        let config = &it.tower().spec().config;
-        config.layer_count * config.hidden_len * config.hidden_len
-    };
-    (0..neural.len()).max_by_key(|it| weights(&neural[*it])).unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ReadyPolicy;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::model_id::ModelId;
 use crate::pipeline::PrecisionRule;
@@ -80,6 +81,18 @@ impl WarmupConfig {
             }
         }
         self.mandatory().map(|_| ())
+    }
+
+    /// What counts as ready when models fail.
+    ///
+    /// # Errors
+    /// [`EmbeddingError::ModelNotFound`].
+    pub fn policy(&self) -> EmbeddingResult<ReadyPolicy> {
+        let (models_min, mandatory) = (self.models_min, self.mandatory()?);
+        Ok(match self.skip_on_failure {
+            true => ReadyPolicy::Enough { models_min, mandatory },
+            false => ReadyPolicy::All,
+        })
     }
 
     /// The mandatory models.

@@ -98,6 +98,9 @@ pub struct WarmupReport {
     /// Most device memory held, in 10⁹ bytes: weights, arenas, boundaries, and what waits in the
     /// pool.
     pub peak_memory_gb: f64,
+    /// Bytes that waited in the pool when memory was primed; the programs take what they want of
+    /// them, and the rest goes back when all are built.
+    pub primed_bytes: u64,
     /// One row for each configured model, in slot order.
     pub model_results: Vec<ModelWarmupResult>,
     /// Whether requests may come.

@@ -4,6 +4,7 @@
 mod fixture;
 mod forms;
 mod lifecycle;
+mod placed;
 mod registry;
 mod values;
 mod warmup;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use calor_device::Driver;
 use calor_device::null::NullDriver;
+use calor_device_cpu::CpuDriver;
 use calor_embed::embedding::MissingModels;
 use calor_embed::model::BoxFuture;
 use calor_embed::pipeline::PrecisionRule;
@@ -17,8 +18,8 @@ use calor_embed::{
     PipelineWarmup, Profile, SyntheticDataGenerator, WarmupConfig,
 };
 use calor_runtime::GpuMemoryPool;
-use calor_telemetry::counter::Plain;
-use calor_telemetry::{Counters, Stopwatch};
+use calor_telemetry::counter::{CacheCount, Counter, Plain};
+use calor_telemetry::{Cache, Counters, Stopwatch};
 use tempfile::TempDir;
 
 use crate::fixture::{NOW_S, clock, cpu_build, join_all, options, write_checkpoint};
@@ -82,9 +83,11 @@ fn all_twelve_models_and_the_fusion_are_warm_and_the_report_says_so() {
     assert!(0.0 < report.post_warmup_p95_ms && report.post_warmup_p95_ms < 200.0, "{report:?}");
     let names: Vec<&str> = report.phases.iter().map(|it| it.name).collect();
     let road = "build, run and check every program";
-    let want = ["load", "precision", road, "models", "fusion", "fresh requests"];
+    let want = ["load", "memory", "precision", road, "models", "fusion", "fresh requests"];
     assert_eq!(names, want);
-    assert_eq!(*heard.lock().unwrap(), (6, 12));
+    assert_eq!(report.primed_bytes, GpuMemoryPool::KEPT_BYTES_MAX);
+    assert!(GpuMemoryPool::KEPT_BYTES_MAX as f64 / 1e9 <= report.peak_memory_gb, "{report:?}");
+    assert_eq!(*heard.lock().unwrap(), (7, 12));
     let output = block_on(pipeline.embed("after")).unwrap();
     assert_eq!(output.fused.unwrap().vector.len(), 1536);
 }
@@ -475,6 +478,54 @@ fn priming_leaves_written_buffers_of_every_size() {
     warmup.prime_memory(&mut small, device.memory.as_mut()).unwrap_err();
     small.clear(device.memory.as_mut()).unwrap();
     assert_eq!(small.allocated_bytes(), 0, "what was made waited, and nothing is lent");
+}
+
+/// A pipeline of one model with so much memory.
+fn within(build: calor_runtime::Build) -> EmbeddingPipeline {
+    let options = options(Profile::Random, &[ModelId::Entity]);
+    let core = PipelineCore::unloaded(build, options).unwrap();
+    EmbeddingPipeline::start(core, clock()).unwrap()
+}
+
+#[test]
+fn warming_up_primes_the_pool_that_the_build_takes_from_within_its_memory() {
+    let counters = Arc::new(Counters::new());
+    let build = |memory_bytes| {
+        let driver =
+            CpuDriver { threads: 1, level: None, memory_bytes: Some(memory_bytes), profile: None };
+        let null = Arc::new(calor_telemetry::Null);
+        let device = driver.open(0).unwrap();
+        calor_runtime::Build::new(device, memory_bytes, counters.clone(), null)
+    };
+    let hits = || counters.snapshot().get(Counter::Cache(Cache::BufferPool, CacheCount::Hits));
+    let memory_bytes = 36 << 20;
+    let pipeline = within(build(memory_bytes));
+    let report = block_on(PipelineWarmup::new(brief()).warmup(&pipeline)).unwrap();
+    assert!(report.ready_for_inference, "{report:?}");
+    let phase = report.phases.iter().find(|it| it.name == "memory").unwrap();
+    assert_eq!(phase.error, None);
+    // Everything up to 4 MiB, and no buffer of 16.
+    let small: u64 = GpuMemoryPool::BUCKET_SIZES.iter().filter(|it| **it <= 4 << 20).sum();
+    assert_eq!(report.primed_bytes, 4 * small);
+    assert!(0 < hits(), "boundaries came from there");
+    assert!(report.peak_memory_gb * 1e9 <= memory_bytes as f64, "{report:?}");
+    let left_bytes = pipeline.memory_bytes();
+    assert!(left_bytes < 4 * small, "{left_bytes} bytes are held: what waited went back");
+    block_on(pipeline.embed("heat")).unwrap();
+}
+
+#[test]
+fn priming_a_device_that_computes_nothing_takes_what_it_has() {
+    // Of 20 KiB four buffers of the smallest size are primed, and none of the next.
+    let all_bytes = GpuMemoryPool::KEPT_BYTES_MAX;
+    for (memory_bytes, want_bytes) in [(1 << 30, all_bytes), (20 << 10, 16 << 10)] {
+        let device = NullDriver { claims: &[], memory_bytes }.open(0).unwrap();
+        let (counters, null) = (Arc::new(Counters::new()), Arc::new(calor_telemetry::Null));
+        let mut build = calor_runtime::Build::new(device, u64::MAX, counters, null);
+        assert_eq!(build.prime_memory().unwrap(), want_bytes);
+        assert_eq!(build.memory().pool_bytes, build.prime_memory().unwrap(), "and again the same");
+        assert_eq!(build.seal().unwrap().memory().total_bytes(), 0);
+    }
 }
 
 #[test]

@@ -7,7 +7,6 @@ use calor_telemetry::event::WarmupStep;
 use super::{ALL, Draft, Engine, JoinedSpec, Part, PartSpec, Program, ProgramId, proof};
 use crate::error::RuntimeError;
 use crate::kernel::KernelHandle;
-use crate::plan::Plan;
 
 impl Engine {
     /// Plans, compiles and loads code, reserves memory and loads weights, in this order and each
@@ -19,12 +18,7 @@ impl Engine {
             _ => ALL,
         };
         let (drafts, plans_ns) = self.step(WarmupStep::Plan, label, |own| {
-            let mut plans = own.plans(specs)?.into_iter();
-            let mut drafts = Vec::with_capacity(specs.len());
-            for spec in specs {
-                let plans: Vec<Plan> = plans.by_ref().take(spec.parts.len()).collect();
-                drafts.push(own.draft(spec, plans)?);
-            }
+            let drafts = own.drafts(specs)?;
             own.within_quota(&drafts)?;
             Ok(drafts)
         })?;

@@ -159,6 +159,18 @@ impl Engine {
         self.clear_pool_of_nothing()
     }
 
+    /// Has the pool hold written buffers of every size, as far as the quota and the device go; the
+    /// bytes that wait then.
+    pub(crate) fn prime_pool(&mut self) -> Result<u64, RuntimeError> {
+        let left_bytes = self.quota_bytes.saturating_sub(self.report().total_bytes());
+        Ok(self.pool.prime_within(&mut *self.device.memory, left_bytes)?)
+    }
+
+    /// What waits in the pool goes: nothing will ask for it.
+    pub(crate) fn clear_pool(&mut self) -> Result<(), RuntimeError> {
+        Ok(self.pool.clear(&mut *self.device.memory)?)
+    }
+
     /// What waits in the pool goes where there is no program that could want it.
     pub(super) fn clear_pool_of_nothing(&mut self) -> Result<(), RuntimeError> {
         if self.programs.iter().all(|it| it.removed) {

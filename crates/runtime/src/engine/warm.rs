@@ -33,7 +33,7 @@ impl Engine {
     /// Prepares what is not prepared yet, and gives up the right to build.
     pub(crate) fn seal(&mut self) -> Result<(), RuntimeError> {
         self.prepare()?;
-        self.step(WarmupStep::Seal, ALL, |_| Ok(()))?;
+        self.step(WarmupStep::Seal, ALL, |own| own.clear_pool())?;
         Ok(())
     }
 

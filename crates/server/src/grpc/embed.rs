@@ -21,6 +21,7 @@ impl Services {
         let shape = Shape { normalize: request.normalize, dimensions };
         let cut = cut(request.truncate, request.truncation_direction);
         let (mut rows, summary) = self.0.embed(target, inputs, shape, cut, context.terms).await?;
+        context.answered(&self.0, &summary);
         let embeddings = rows.pop().unwrap_or_default();
         Ok(tei::EmbedResponse { embeddings, metadata: metadata(&summary) })
     }
@@ -34,6 +35,7 @@ impl Services {
         let inputs = vec![Input::Whole(text(request.inputs, instruction)?)];
         let cut = cut(request.truncate, request.truncation_direction);
         let (rows, summary) = self.0.embed_sparse(inputs, cut, context.terms).await?;
+        context.answered(&self.0, &summary);
         let value =
             |(index, value): (&u32, &f32)| tei::SparseValue { index: *index, value: *value };
         let pairs = rows.iter().flat_map(|it| it.indices().iter().zip(it.values()));
@@ -52,6 +54,7 @@ impl Services {
         let inputs = vec![Input::Whole(text(request.inputs, instruction)?)];
         let cut = cut(request.truncate, request.truncation_direction);
         let (rows, summary) = self.0.embed_all(inputs, cut, context.terms).await?;
+        context.answered(&self.0, &summary);
         let row = |it: &[f32]| tei::TokenEmbedding { embeddings: it.to_vec() };
         Ok(tei::EmbedAllResponse {
             token_embeddings: rows.iter().flat_map(|it| it.rows().map(row)).collect(),

@@ -9,7 +9,7 @@ use super::calor::fused_server::Fused;
 use super::calor::{FuseRequest, FuseResponse, Term, Vector};
 use super::{Answers, Context, Services};
 use crate::counting::{Cut, Input};
-use crate::operations::{flag_words, image, slots_named, text};
+use crate::operations::{Named, flag_words, image, slots_named, text};
 use crate::refusal::Refusal;
 
 impl Services {
@@ -19,7 +19,8 @@ impl Services {
         context: Context,
     ) -> Result<FuseResponse, Refusal> {
         let FuseRequest { input, instruction, slots, fused, sparse, tokens, truncate } = request;
-        let slots = slots_named(&slots)?;
+        let named = slots;
+        let slots = slots_named(&named)?;
         let input = match input.ok_or(Refusal::NoInputs)? {
             Given::Text(it) => text(it, instruction.as_deref())?,
             Given::Code(it) => ModelInput::code(it.source, it.language)?,
@@ -27,8 +28,11 @@ impl Services {
         };
         let cut = Cut { truncate, is_left: false };
         let inputs = vec![Input::Whole(input)];
-        let (answered, live) = self.0.fused(inputs, sparse || tokens, cut, context.terms).await?;
+        let named = Named { slots: &named, fused: fused.unwrap_or(true) };
+        let (own_forms, terms) = (sparse || tokens, context.terms);
+        let (answered, live) = self.0.fused(inputs, named, own_forms, cut, terms).await?;
         let (answers, summary) = answered.all()?;
+        context.answered(&self.0, &summary);
         let mut response = FuseResponse {
             profile: live.about.profile.into(),
             untrained: live.about.untrained.iter().map(|it| (*it).into()).collect(),

@@ -17,6 +17,7 @@ impl Services {
         let cut = cut(truncate, request.truncation_direction);
         let kept = if return_text { texts.clone() } else { Vec::new() };
         let (ranked, summary) = self.0.rerank(query, texts, raw_scores, cut, context.terms).await?;
+        context.answered(&self.0, &summary);
         let rank = |it: crate::operations::Ranked| tei::Rank {
             index: u32::try_from(it.index).unwrap_or(u32::MAX),
             text: kept.get(it.index).cloned(),
@@ -40,7 +41,7 @@ impl Rerank for Services {
         &self,
         request: Request<Streaming<tei::RerankStreamRequest>>,
     ) -> Result<Response<tei::RerankResponse>, Status> {
-        let context = Context::of(request.metadata()).map_err(|it| self.status(it))?;
+        let context = Context::of(&request).map_err(|it| self.status(it))?;
         let max = self.0.options.limits.client_batch_max;
         let mut messages = request.into_inner();
         let mut whole: Option<tei::RerankRequest> = None;

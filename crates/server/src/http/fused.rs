@@ -13,7 +13,7 @@ use super::headers::with_provenance;
 use super::native::sparse_values;
 use super::{App, Native};
 use crate::counting::{Cut, Input};
-use crate::operations::{flag_words, image, slots_named};
+use crate::operations::{Named, flag_words, image, slots_named};
 use crate::refusal::Refusal;
 use crate::wire::fused::{FusedInput, FusedInputs, FusedRequest, FusedResponse, FusedRow};
 use crate::wire::native::ErrorBody;
@@ -50,7 +50,9 @@ pub(super) async fn fused(State(app): State<App>, request: Request) -> Result<Re
     if !inputs.is_empty() || rows.is_empty() {
         let cut = Cut { truncate: body.truncate, is_left: false };
         let single = rows.len() == 1;
-        match app.fused(inputs, parts.sparse || parts.tokens, cut, terms).await {
+        let own_forms = parts.sparse || parts.tokens;
+        let named = Named { slots: &body.slots, fused: parts.fused };
+        match app.fused(inputs, named, own_forms, cut, terms).await {
             Ok((answered, _)) => {
                 summary = answered.summary();
                 for (place, answer) in places.into_iter().zip(answered.answers) {

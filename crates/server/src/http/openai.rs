@@ -71,10 +71,8 @@ async fn answer(app: &App, body: EmbeddingsRequest, terms: Terms) -> Result<Resp
     let (target, inputs) = match body.modality {
         Modality::Text => (named?, inputs(body.input, None)?),
         Modality::Image => {
-            if !live.about.has(IMAGES) {
-                let what = "no model takes images; load `multimodal`";
-                return Err(Refusal::WrongModel { what }.into());
-            }
+            let what = "no model takes images; load `multimodal`";
+            app.check_there(&live, IMAGES, || Refusal::WrongModel { what })?;
             // Only one model takes images, whatever was named, but a name has to exist.
             named?;
             (IMAGES, images(body.input)?)

@@ -8,17 +8,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use calor_embed::ModelId;
+use calor_embed::placement::LayoutKind;
+use calor_embed::{Layout, ModelId};
 use calor_telemetry::clock::now_ns;
 use calor_telemetry::counter::Plain;
 use calor_telemetry::{Cache, CacheCount, Counter};
 
 use super::{App, Native};
+use crate::engine::Live;
 use crate::metrics::{FAILURES, Percentiles, get};
 use crate::options::Target;
 use crate::readiness::Phase;
 use crate::refusal::Refusal;
-use crate::wire::native::{ErrorBody, InfoBody, ModelType};
+use crate::wire::native::{ErrorBody, InfoBody, ModelType, PlacedDevice, PlacementBody};
 use crate::wire::report::{CacheBody, LatencyBody, ProbeBody, StatusBody, WarmupBody};
 
 /// 200 while requests are answered, else 503.
@@ -55,9 +57,25 @@ pub(super) async fn startupz(State(app): State<App>) -> Response {
 fn probe(app: &App, is_good: bool) -> Response {
     let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let seen = app.progress.seen();
-    let warm = ModelId::iter().map(|it| (it.as_str(), seen.contains_key(&it))).collect();
-    let body = ProbeBody { status: app.readiness.phase().word(), models: models(app), warm };
+    let warm = ModelId::iter().map(|it| (it.as_str(), seen.warm.contains_key(&it))).collect();
+    let phase = app.readiness.phase().word();
+    let body = ProbeBody { status: phase, models: models(app), warm, lost: lost_now(app) };
     (status, Json(body)).into_response()
+}
+
+/// Models that failed: when those that serve became ready, or so far where none serve.
+fn lost_now(app: &App) -> BTreeMap<&'static str, String> {
+    match app.live() {
+        Ok(live) => lost(&live),
+        Err(_) => {
+            app.progress.seen().lost.into_iter().map(|(it, why)| (it.as_str(), why)).collect()
+        }
+    }
+}
+
+/// Models that failed when those that serve became ready.
+fn lost(live: &Live) -> BTreeMap<&'static str, String> {
+    live.lost.iter().map(|it| (it.model_id.as_str(), it.why.clone())).collect()
 }
 
 fn models(app: &App) -> BTreeMap<&'static str, bool> {
@@ -104,9 +122,29 @@ pub(super) async fn info(State(app): State<App>) -> Result<Json<InfoBody>, Nativ
         sha: None,
         docker_label: None,
         models: about.models.iter().map(|it| it.as_str()).collect(),
+        lost_models: lost(&live),
         untrained: about.untrained.to_vec(),
         device: format!("{} ({})", about.device, about.device_model),
+        placement: app.opener.layout.as_ref().map(placement),
     }))
+}
+
+fn placement(layout: &Layout) -> PlacementBody {
+    let device = |it: &calor_embed::placement::DeviceLayout| PlacedDevice {
+        name: it.name.clone(),
+        parts: it.parts.clone(),
+        models: it.model_ids.iter().map(|it| it.as_str()).collect(),
+        planned_bytes: it.used_bytes,
+        free_bytes: it.free_bytes,
+    };
+    PlacementBody {
+        kind: match layout.kind {
+            LayoutKind::Replicas => "replicas",
+            LayoutKind::Parts => "parts",
+        },
+        why: layout.to_string(),
+        devices: layout.devices.iter().map(device).collect(),
+    }
 }
 
 /// What becoming ready took, and whether the first requests were as quick as later ones.
@@ -142,9 +180,11 @@ pub(super) fn warmup_body(app: &App) -> Result<WarmupBody, Refusal> {
         models_ms: app
             .progress
             .seen()
+            .warm
             .iter()
             .map(|(it, ns)| (it.as_str(), *ns as f64 / 1e6))
             .collect(),
+        lost: lost(&live),
         steps_ns: BTreeMap::from([
             ("graphs", report.graphs_ns),
             ("plans", build.plans_ns),
@@ -191,6 +231,7 @@ pub(super) async fn status(State(app): State<App>) -> Json<StatusBody> {
         precision: about.map(|it| it.precision),
         untrained: about.map_or_else(Vec::new, |it| it.untrained.to_vec()),
         models: models(&app),
+        lost: lost_now(&app),
         warmup: warmup_body(&app).ok(),
         memory_bytes: levels.memory_bytes,
         memory_bytes_max: levels.memory_bytes_max,

@@ -1,5 +1,7 @@
 //! Bodies of the routes of text-embeddings-inference.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -235,10 +237,40 @@ pub(crate) struct InfoBody {
     pub(crate) docker_label: Option<String>,
     /// Models that answer.
     pub(crate) models: Vec<&'static str>,
+    /// Models that failed when the server became ready, and why.
+    pub(crate) lost_models: BTreeMap<&'static str, String>,
     /// What no training made.
     pub(crate) untrained: Vec<&'static str>,
     /// Kind of device.
     pub(crate) device: String,
+    /// Which device holds what, where there are several.
+    pub(crate) placement: Option<PlacementBody>,
+}
+
+/// Which device holds what.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct PlacementBody {
+    /// `replicas`: the same models on each. `parts`: each model on one.
+    pub(crate) kind: &'static str,
+    /// Why, in words.
+    pub(crate) why: String,
+    /// The devices in their order.
+    pub(crate) devices: Vec<PlacedDevice>,
+}
+
+/// What one device holds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct PlacedDevice {
+    /// Its name.
+    pub(crate) name: String,
+    /// Checkpoints, and `fusion` where it fuses.
+    pub(crate) parts: Vec<&'static str>,
+    /// Models of these checkpoints.
+    pub(crate) models: Vec<&'static str>,
+    /// Bytes that were planned for it.
+    pub(crate) planned_bytes: u64,
+    /// Bytes that were free then.
+    pub(crate) free_bytes: u64,
 }
 
 /// What kind of model this is.

@@ -15,6 +15,8 @@ pub(crate) struct ProbeBody {
     /// Models with whether each is warm, in the opening that runs or ran last: they become warm
     /// one after another, and answer together.
     pub(crate) warm: BTreeMap<&'static str, bool>,
+    /// Models that failed at the warm-up, and why.
+    pub(crate) lost: BTreeMap<&'static str, String>,
 }
 
 /// What becoming ready took.
@@ -30,6 +32,8 @@ pub(crate) struct WarmupBody {
     pub(crate) step_count: usize,
     /// Models that are warm, with the milliseconds in which all their programs ran and agreed.
     pub(crate) models_ms: BTreeMap<&'static str, f64>,
+    /// Models that failed, and why; they do not answer.
+    pub(crate) lost: BTreeMap<&'static str, String>,
     /// Nanoseconds of each step.
     pub(crate) steps_ns: BTreeMap<&'static str, u64>,
     /// Programs, plans and compilations since the start, and those after becoming ready would
@@ -73,6 +77,8 @@ pub(crate) struct StatusBody {
     pub(crate) untrained: Vec<&'static str>,
     /// Models with whether each answers.
     pub(crate) models: BTreeMap<&'static str, bool>,
+    /// Models that failed at the warm-up, and why.
+    pub(crate) lost: BTreeMap<&'static str, String>,
     /// What becoming ready took.
     pub(crate) warmup: Option<WarmupBody>,
     /// Device memory in use.

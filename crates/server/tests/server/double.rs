@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use calor_embed::embedding::{ConcatenatedEmbedding, ResultFlags};
+use calor_embed::embedding::{ConcatenatedEmbedding, MissingModels, ResultFlags};
 use calor_embed::input::ModelInput;
-use calor_embed::pipeline::ReadyReport;
+use calor_embed::pipeline::{LostModel, ReadyReport};
 use calor_embed::tokenizer::{LongTokens, TextTokenizer, TokenLimit};
 use calor_embed::{
     EmbeddingError, EmbeddingResult, FUSED_LEN, FusedEmbedding, ModelEmbedding, ModelId,
@@ -39,6 +39,8 @@ pub(crate) struct Knobs {
     pub(crate) troubles: Mutex<VecDeque<Trouble>>,
     /// Openings that are to fail.
     pub(crate) bad_opening_count: AtomicUsize,
+    /// Models that every opening loses.
+    pub(crate) lost: Mutex<Vec<LostModel>>,
     pub(crate) opened_count: AtomicUsize,
     pub(crate) dropped_count: AtomicUsize,
     /// Items of each batch.
@@ -60,10 +62,13 @@ pub(crate) fn opener(knobs: &Arc<Knobs>) -> Opener {
 pub(crate) fn opener_of(places: &[Arc<Knobs>]) -> Opener {
     let names = (0..places.len()).map(|it| format!("double:{it}")).collect();
     let places = places.to_vec();
-    Opener { places: names, open: Arc::new(move |place, progress| open(&places[place], progress)) }
+    let open = move |place: usize, progress: &Progress| open(&places[place], progress);
+    Opener { places: names, layout: None, open: Arc::new(open) }
 }
 
 fn open(knobs: &Arc<Knobs>, progress: &Progress) -> EmbeddingResult<Opened> {
+    let lost = knobs.lost.lock().unwrap().clone();
+    progress.lost(lost.clone(), &[]);
     progress.warm(&[ModelId::Semantic], 7_000_000);
     std::thread::sleep(Duration::from_millis(knobs.open_ms.load(Ordering::Relaxed)));
     let left = |it: usize| it.checked_sub(1);
@@ -74,14 +79,17 @@ fn open(knobs: &Arc<Knobs>, progress: &Progress) -> EmbeddingResult<Opened> {
     let revision = knobs.opened_count.fetch_add(1, Ordering::Relaxed);
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
     let tokenizer = TextTokenizer::from_file(&golden.join("bert/tokenizer.json"))?;
-    let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision });
-    Ok(Opened { engine, report: ReadyReport::default() })
+    let is_there = |it: &ModelId| !lost.iter().any(|lost| lost.model_id == *it);
+    let models = ModelId::ALL.into_iter().filter(is_there).collect();
+    let engine = Box::new(Double { knobs: knobs.clone(), tokenizer, revision, models });
+    Ok(Opened { engine, report: ReadyReport::default(), lost })
 }
 
 struct Double {
     knobs: Arc<Knobs>,
     tokenizer: TextTokenizer,
     revision: usize,
+    models: Vec<ModelId>,
 }
 
 impl Drop for Double {
@@ -94,8 +102,9 @@ impl Engine for Double {
     fn about(&self) -> About {
         About {
             profile: "double",
-            models: ModelId::ALL.to_vec(),
-            is_fused: true,
+            models: self.models.clone(),
+            is_fused: self.models.len() == ModelId::ALL.len(),
+            missing: MissingModels::Refuse,
             precision: "f32",
             device: "cpu",
             device_model: "a double".into(),

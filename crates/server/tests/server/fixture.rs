@@ -234,13 +234,25 @@ impl Calls {
 
     /// Calls a method with framed bytes: HTTP's status and gRPC's.
     pub(crate) async fn call(&mut self, path: &str, body: Vec<u8>) -> (StatusCode, i32, Bytes) {
-        let request = Request::builder()
+        self.call_with(path, &[], body).await
+    }
+
+    /// As [`Calls::call`], with metadata.
+    pub(crate) async fn call_with(
+        &mut self,
+        path: &str,
+        metadata: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> (StatusCode, i32, Bytes) {
+        let mut request = Request::builder()
             .method("POST")
             .uri(format!("http://test{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
+            .header("te", "trailers");
+        for (name, value) in metadata {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
         self.0.ready().await.unwrap();
         let response = self.0.send_request(request).await.unwrap();
         let (head, body) = response.into_parts();

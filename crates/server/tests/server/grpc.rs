@@ -80,6 +80,11 @@ fn messages(mut body: &[u8]) -> Vec<FuseResponse> {
     out
 }
 
+/// Texts as messages of one call.
+pub(crate) fn framed_texts(texts: &[&str]) -> Vec<u8> {
+    texts.iter().flat_map(|it| framed(&text(it))).collect()
+}
+
 pub(crate) fn text(text: &str) -> FuseRequest {
     FuseRequest { text: Some(text.into()), ..FuseRequest::default() }
 }

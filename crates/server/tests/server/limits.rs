@@ -172,52 +172,112 @@ async fn many_who_want_the_same_cause_one_run() {
     assert_eq!(texts.iter().filter(|it| *it == "cold").count(), 1, "{texts:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn overload_tenfold_loses_and_doubles_nothing_and_ends_with_the_load() {
+/// Growth of memory that is none: what allocators and the test's own list of texts keep.
+const FLAT_BYTES: u64 = 48 << 20;
+/// Longest that the server may take to be itself again.
+const BACK_NS: u64 = 5_000_000_000;
+
+/// Of this process; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages: Option<u64> = pages.and_then(|it| it.split_whitespace().nth(1)?.parse().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+/// Asks for texts that nobody else asks for until the time is over: how many were answered, and
+/// rightly, and how many refused.
+async fn ask_until(
+    mut client: Client,
+    client_index: usize,
+    load: Stopwatch,
+    ns: u64,
+) -> [usize; 2] {
+    let (mut good, mut refused) = (0, 0);
+    for number in 0.. {
+        if ns <= load.elapsed_ns() {
+            break;
+        }
+        let own = format!("client {client_index} text {number}");
+        let answer = client.post("/embed", &text(&own)).await;
+        match answer.status.as_u16() {
+            200 => {
+                close(&numbers(&answer.json()[0]), &fused(&own));
+                good += 1;
+            }
+            429 => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            other => panic!("{other}: {:?}", answer.body),
+        }
+    }
+    [good, refused]
+}
+
+/// Ten times as many clients as may be inside: what is answered is right and was computed once, the
+/// rest is refused, memory stays flat, and the server is itself again when the load is over.
+async fn overloaded(seconds: u64) {
     let server = Running::start(|it| {
         it.limits.request_count_max = 16;
         it.batch.max_batch_size = 4;
     })
     .await;
     server.knobs.batch_ms.store(5, Ordering::Relaxed);
-    let load = Stopwatch::start();
     let clients = join_all((0..160).map(|_| server.connect())).await;
-    let sent = clients.into_iter().enumerate().map(|(client_index, mut client)| {
-        tokio::spawn(async move {
-            let (mut good, mut refused) = (0, 0);
-            let mut number = 0;
-            while load.elapsed_ns() < 3_000_000_000 {
-                let own = format!("client {client_index} text {number}");
-                let answer = client.post("/embed", &text(&own)).await;
-                match answer.status.as_u16() {
-                    200 => {
-                        close(&numbers(&answer.json()[0]), &fused(&own));
-                        good += 1;
-                    }
-                    429 => {
-                        refused += 1;
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                    }
-                    other => panic!("{other}: {:?}", answer.body),
-                }
-                number += 1;
-            }
-            (good, refused)
-        })
-    });
-    let counts = join_all(sent).await;
-    let (good, refused) = counts
+    let (load, load_ns) = (Stopwatch::start(), seconds * 1_000_000_000);
+    let sent = clients
         .into_iter()
-        .map(|it| it.unwrap())
-        .fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        .enumerate()
+        .map(|(client_index, client)| tokio::spawn(ask_until(client, client_index, load, load_ns)));
+    let sent: Vec<_> = sent.collect();
+    let mut resident = Vec::new();
+    while load.elapsed_ns() < load_ns {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        resident.push(resident_bytes());
+    }
+    let (mut good, mut refused) = (0, 0);
+    for counts in join_all(sent).await {
+        let [own_good, own_refused] = counts.unwrap();
+        good += own_good;
+        refused += own_refused;
+    }
     assert!(100 < good && 100 < refused, "{good} answered, {refused} refused");
-    let computed = server.knobs.texts.lock().unwrap().len();
-    assert_eq!(computed, good, "each answer was computed once, and nothing else");
+    let mut computed = server.knobs.texts.lock().unwrap().clone();
+    assert_eq!(computed.len(), good, "each answer was computed once, and nothing else");
+    computed.sort_unstable();
+    computed.dedup();
+    assert_eq!(computed.len(), good, "no text twice");
+    // The first third is how it starts; after that nothing more is wanted.
+    let (early, late) = resident.split_at(resident.len() / 3);
+    let [early, late] = [early, late].map(|it| it.iter().copied().max().unwrap_or(0));
+    let grown_bytes = late.saturating_sub(early);
+    assert!(grown_bytes < FLAT_BYTES, "{grown_bytes} bytes more");
     let watch = Stopwatch::start();
-    server.post("/embed", &text("after")).await.good();
-    assert!(watch.elapsed_ns() < 1_000_000_000);
+    let back_ns = loop {
+        let one = Stopwatch::start();
+        server.post("/embed", &text("after")).await.good();
+        if one.elapsed_ns() < 100_000_000 {
+            break watch.elapsed_ns();
+        }
+        assert!(watch.elapsed_ns() < BACK_NS, "it is not itself again");
+    };
     let status = server.get("/status.json").await.good();
     assert_eq!((&status["queue_count"], &status["request_count"]), (&0.into(), &0.into()));
+    eprintln!(
+        "{seconds} s, 160 clients where 16 may be inside: {good} answered, {refused} refused, \
+         resident {} MiB at first and {} MiB more later, itself again after {} ms",
+        early >> 20,
+        grown_bytes >> 20,
+        back_ns / 1_000_000
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "how long a test takes is said in the environment")]
+async fn overload_tenfold_loses_and_doubles_nothing_and_ends_with_the_load() {
+    // A night takes a minute.
+    let seconds = std::env::var("CALOR_TEST_OVERLOAD_S").ok();
+    overloaded(seconds.map_or(3, |it| it.parse().unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

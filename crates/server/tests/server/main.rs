@@ -14,6 +14,8 @@ mod lifecycle;
 mod limits;
 mod load;
 mod pipeline;
+mod placed;
 mod places;
+mod policy;
 mod tls;
 mod traces;

@@ -24,7 +24,7 @@ use crate::double::Knobs;
 use crate::fixture::{NOW_S, Running, numbers};
 
 /// Every checkpoint, tiny.
-fn checkpoints() -> TempDir {
+pub(crate) fn checkpoints() -> TempDir {
     seeded(7)
 }
 
@@ -40,7 +40,7 @@ fn seeded(seed: u64) -> TempDir {
     dir
 }
 
-fn options(dir: &Path) -> PipelineOptions {
+pub(crate) fn options(dir: &Path) -> PipelineOptions {
     let places: HashMap<String, _> =
         PUBLISHED.iter().map(|it| (it.name.into(), dir.join(it.name))).collect();
     PipelineOptions {
@@ -60,7 +60,7 @@ fn options(dir: &Path) -> PipelineOptions {
     }
 }
 
-fn build() -> Build {
+pub(crate) fn build() -> Build {
     let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
     Build::new(driver.open(0).unwrap(), u64::MAX, Arc::new(Counters::new()), Arc::new(Null))
 }
@@ -70,7 +70,7 @@ fn opener(dir: &Path) -> Opener {
     Opener::single("cpu", move |progress| {
         let core = PipelineCore::open(build(), options(&dir))?;
         let (core, report) = core.warm_telling(&mut |models, ns| progress.warm(models, ns))?;
-        Ok(Opened { engine: Box::new(core), report })
+        Ok(Opened { engine: Box::new(core), report, lost: Vec::new() })
     })
 }
 
