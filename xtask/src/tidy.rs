@@ -71,7 +71,7 @@ pub(crate) static RULES: &[Rule] = &[
     },
     Rule {
         name: "blobs",
-        about: "no file over 200 kB outside golden/",
+        about: "no file over 200 kB outside golden/, raw samples aside",
         check: |it| Ok(text::check_blobs(it)),
     },
     Rule {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use calor_embed::EmbeddingError;
 use calor_embed::error::LengthUnit;
 use calor_embed::input::ModelInput;
 use calor_embed::pipeline::PreparedInput;
 use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
+use calor_embed::{EmbeddingError, PipelineFront};
 
 use crate::engine::Live;
 use crate::options::Target;
+use crate::refusal::Refusal;
 
 /// What an image costs, in tokens.
 const IMAGE_TOKEN_COUNT: usize = 100;
@@ -77,8 +78,50 @@ impl Counted {
     }
 }
 
+/// Inputs that are ready as they are.
+pub(crate) fn prepared(
+    front: &Arc<PipelineFront>,
+    inputs: &[Input],
+    now_s: i64,
+) -> Vec<Option<Counted>> {
+    let whole = |it: &Input| match it {
+        Input::Whole(input) => Some(input.clone()),
+        Input::Ids(_) => None,
+    };
+    let texts: Vec<Option<ModelInput>> = inputs.iter().map(whole).collect();
+    let wanted: Vec<ModelInput> = texts.iter().flatten().cloned().collect();
+    let mut made = front.prepare_each(&wanted, now_s).into_iter();
+    let counted = |input: Option<ModelInput>| {
+        let input = input?;
+        Counted::whole(&input, made.next()?.ok()?)
+    };
+    texts.into_iter().map(counted).collect()
+}
+
+/// Counts every input that is not ready; what is wrong with one is said with its place.
+pub(crate) fn count_each(
+    live: &Live,
+    target: Target,
+    inputs: impl ExactSizeIterator<Item = (Input, Option<Counted>)>,
+    truncate: bool,
+    is_left: bool,
+) -> Result<Vec<Counted>, Refusal> {
+    let single = inputs.len() == 1;
+    let one = |(index, (input, ready)): (usize, (Input, Option<Counted>))| {
+        let counted = match ready {
+            Some(counted) => Ok(counted),
+            None => count(live, target, input, truncate, is_left),
+        };
+        counted.map_err(|source| match single {
+            true => Refusal::Whole(source),
+            false => Refusal::Input { index, source },
+        })
+    };
+    inputs.enumerate().map(one).collect()
+}
+
 /// Counts an input, and cuts or refuses it where it is too long.
-pub(crate) fn count(
+fn count(
     live: &Live,
     target: Target,
     input: Input,

@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use calor_embed::batching::{BatchResult, ItemTerms, Priority};
-use calor_embed::input::ModelInput;
 use calor_embed::pipeline::{GroupTimes, LostModel};
 use calor_embed::{EmbeddingError, ModelId, PipelineFront, PipelineOutput};
 use calor_telemetry::clock::{Stopwatch, now_ns};
@@ -16,7 +15,7 @@ use calor_telemetry::{Counters, Recorder};
 
 use crate::admission::Admission;
 use crate::batcher::{Answer, Batcher, Job, Reply};
-use crate::counting::{Counted, Cut, Input, count};
+use crate::counting::{Counted, Cut, Input, count_each, prepared};
 use crate::engine::{Live, Opener, Wanted};
 use crate::metrics::{Levels, Metrics, add};
 use crate::options::{ServerOptions, Target};
@@ -332,7 +331,6 @@ impl Service {
     ) -> Result<Vec<Counted>, Refusal> {
         let truncate = cut.truncate.unwrap_or(self.options.auto_truncate);
         let bytes: usize = inputs.iter().map(Input::byte_count).sum();
-        let single = inputs.len() == 1;
         let is_fused = matches!(wanted, Wanted::Fused { .. }) && !self.results.keeps();
         let front = live.front.clone().filter(|_| is_fused);
         let inline_bytes_max = if front.is_some() { PREPARED_BYTES_MAX } else { INLINE_BYTES_MAX };
@@ -340,18 +338,7 @@ impl Service {
         let work = move || {
             let mut ready = front.map_or_else(Vec::new, |it| prepared(&it, &inputs, now_s));
             ready.resize_with(inputs.len(), || None);
-            let one = |(index, (input, ready)): (usize, (Input, Option<Counted>))| {
-                let counted = match ready {
-                    Some(counted) => Ok(counted),
-                    // What is wrong with it, or too long of it, is found here.
-                    None => count(&live, target, input, truncate, cut.is_left),
-                };
-                counted.map_err(|source| match single {
-                    true => Refusal::Whole(source),
-                    false => Refusal::Input { index, source },
-                })
-            };
-            inputs.into_iter().zip(ready).enumerate().map(one).collect()
+            count_each(&live, target, inputs.into_iter().zip(ready), truncate, cut.is_left)
         };
         if bytes <= inline_bytes_max {
             return work();
@@ -385,22 +372,6 @@ impl Service {
             warm_seconds: live.as_ref().map_or(0.0, |it| it.report.wall_ns as f64 / 1e9),
         }
     }
-}
-
-/// Inputs that are ready as they are.
-fn prepared(front: &Arc<PipelineFront>, inputs: &[Input], now_s: i64) -> Vec<Option<Counted>> {
-    let whole = |it: &Input| match it {
-        Input::Whole(input) => Some(input.clone()),
-        Input::Ids(_) => None,
-    };
-    let texts: Vec<Option<ModelInput>> = inputs.iter().map(whole).collect();
-    let wanted: Vec<ModelInput> = texts.iter().flatten().cloned().collect();
-    let mut made = front.prepare_each(&wanted, now_s).into_iter();
-    let counted = |input: Option<ModelInput>| {
-        let input = input?;
-        Counted::whole(&input, made.next()?.ok()?)
-    };
-    texts.into_iter().map(counted).collect()
 }
 
 enum Place {

@@ -74,10 +74,7 @@ impl NeuralModel {
         let sparse = sparse.transpose()?;
         let map = if trunk { None } else { host_map(model_id, native)? };
         let image = image_tower(need.name, &config, head, options, &source, lane)?;
-        let prefix = match models == [ModelId::Semantic] && !trunk {
-            true => prefix_of(&tokenizer)?,
-            false => Prefix::None,
-        };
+        let prefix = prefix_of(&tokenizer, models == [ModelId::Semantic] && !trunk)?;
         let tokens = tokens_of(tokenizer, head, sequence_tokens_max)?;
         let spec = TextTowerSpec {
             label: need.name.into(),
@@ -249,10 +246,12 @@ fn host_map(model: Option<ModelId>, native: usize) -> EmbeddingResult<Option<Ort
     }
 }
 
-/// What E5 puts before a text.
-fn prefix_of(tokenizer: &TextTokenizer) -> EmbeddingResult<Prefix> {
-    if !tokenizer.cuts_words() {
-        return Ok(Prefix::Words);
+/// What goes before a text, for E5 or another.
+fn prefix_of(tokenizer: &TextTokenizer, is_e5: bool) -> EmbeddingResult<Prefix> {
+    match (is_e5, tokenizer.cuts_words()) {
+        (false, _) => return Ok(Prefix::None),
+        (true, false) => return Ok(Prefix::Words),
+        (true, true) => {}
     }
     let ids = |role| tokenizer.raw_ids(e5_prefix(role));
     Ok(Prefix::Ids { query: ids(Role::Query)?, passage: ids(Role::Passage)? })
