@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use calor_embed::batching::{BatchResult, ItemTerms, Priority};
 use calor_embed::pipeline::{GroupTimes, LostModel};
-use calor_embed::{EmbeddingError, ModelId, PipelineFront, PipelineOutput};
+use calor_embed::{EmbeddingError, ModelId, PipelineOutput};
 use calor_telemetry::clock::{Stopwatch, now_ns};
 use calor_telemetry::{Counters, Recorder};
 

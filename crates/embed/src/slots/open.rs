@@ -43,13 +43,7 @@ impl NeuralModel {
         let (head, trunk) = (weights.head(), options.profile == Profile::Mini);
         let folder = options.fusion_file.parent().unwrap_or(Path::new("."));
         let mut source = CheckpointSource::new(Arc::new(weights));
-        let Some(encoder) = config.text.clone() else {
-            return Err(EmbeddingError::ConfigError {
-                field: "checkpoint",
-                value: need.name.into(),
-                want: "it has no text encoder",
-            });
-        };
+        let encoder = text_encoder(&config, need)?;
         let mut outputs = match trunk {
             true => trunk_outputs(&models),
             false => model_outputs(model_id, head, &config),
@@ -103,6 +97,14 @@ impl NeuralModel {
         });
         Ok(Self { host, tower, image })
     }
+}
+
+fn text_encoder(config: &ModelConfig, need: Need) -> EmbeddingResult<EncoderConfig> {
+    config.text.clone().ok_or(EmbeddingError::ConfigError {
+        field: "checkpoint",
+        value: need.name.into(),
+        want: "it has no text encoder",
+    })
 }
 
 /// Most tokens of a text: what the models were published with, or less if their checkpoint says so.
