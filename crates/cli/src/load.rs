@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use calor_embed::{ModelId, SyntheticDataGenerator};
-use calor_server::load::{LoadError, LoadOptions, LoadPoint, run as load};
+use calor_server::load::{
+    LoadError, LoadOptions, LoadPoint, LoadSequence, run as load, run_one_by_one,
+};
 use serde_json::{Map, Value as Json, json};
 
 use crate::answer;
@@ -18,20 +20,15 @@ const BODY_COUNT_MAX: usize = 20_000;
 /// # Errors
 /// For settings under which nothing is sent, and a server that is not there.
 pub(crate) fn run(arguments: &LoadArguments) -> Result<Exit, Failure> {
+    if let Some(count) = arguments.one_by_one {
+        return one_by_one(arguments, count);
+    }
     let most: f64 = arguments.rates.iter().map(|it| it * arguments.seconds).sum();
     let duration = Duration::try_from_secs_f64(arguments.seconds)
         .map_err(|err| Failure::usage(format!("--seconds: {err}")))?;
     // Somewhat more than will be due, so that no text comes twice.
     let count = (1.2 * most) as usize + 100;
-    let options = LoadOptions {
-        address: arguments.address,
-        path: arguments.path.clone(),
-        bodies: bodies(arguments, count.min(BODY_COUNT_MAX)),
-        item_count: arguments.items,
-        api_key: arguments.api_key.clone(),
-        rates: arguments.rates.clone(),
-        duration,
-    };
+    let options = options(arguments, count.min(BODY_COUNT_MAX), duration);
     if !arguments.json {
         answer::line(format!(
             "{:>10} {:>10} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>11} {:>9}",
@@ -52,15 +49,70 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Exit, Failure> {
         let line = if arguments.json { in_json(point).to_string() } else { row(point) };
         failed = failed.take().or(answer::line(line).err());
     });
-    match (points, failed) {
-        (Err(err @ LoadError::Setting { .. }), _) => Err(Failure::usage(chain(&err))),
-        (Err(err), _) => Err(Failure::new(Exit::Environment, chain(&err))),
-        (_, Some(failed)) => Err(failed),
-        (Ok(points), None) => Ok(match points.iter().all(|it| it.failed_count == 0) {
-            true => Exit::Done,
-            false => Exit::SomeItems,
-        }),
+    let points = points.map_err(failure)?;
+    match failed {
+        Some(failed) => Err(failed),
+        None if points.iter().all(|it| it.failed_count == 0) => Ok(Exit::Done),
+        None => Ok(Exit::SomeItems),
     }
+}
+
+fn failure(err: LoadError) -> Failure {
+    match err {
+        LoadError::Setting { .. } => Failure::usage(chain(&err)),
+        _ => Failure::new(Exit::Environment, chain(&err)),
+    }
+}
+
+fn options(arguments: &LoadArguments, body_count: usize, duration: Duration) -> LoadOptions {
+    LoadOptions {
+        address: arguments.address,
+        path: arguments.path.clone(),
+        bodies: bodies(arguments, body_count),
+        item_count: arguments.items,
+        api_key: arguments.api_key.clone(),
+        rates: arguments.rates.clone(),
+        duration,
+    }
+}
+
+/// Requests one after another.
+fn one_by_one(arguments: &LoadArguments, count: usize) -> Result<Exit, Failure> {
+    let sequence = run_one_by_one(&options(arguments, count, Duration::ZERO)).map_err(failure)?;
+    match arguments.json {
+        true => answer::line(json!({
+            "failed_count": sequence.failed_count,
+            "first_ms": sequence.first_ms(),
+            "first_100_p95_ms": sequence.first_p95_ms(),
+            "steady_p50_ms": sequence.steady_ms(50),
+            "steady_p95_ms": sequence.steady_ms(95),
+            "outside_p50_us": sequence.outside_p50_us(),
+            "steps_ms": sequence.steps_ms,
+            "walls_ms": sequence.walls_ms,
+            "outside_us": sequence.outside_us,
+        }))?,
+        false => said(&sequence)?,
+    }
+    Ok(if sequence.failed_count == 0 { Exit::Done } else { Exit::SomeItems })
+}
+
+fn said(sequence: &LoadSequence) -> Result<(), Failure> {
+    let number = |it: Option<f64>| it.map_or("-".into(), |it| format!("{it:.2}"));
+    let good_count = sequence.walls_ms.len();
+    answer::line(format!("{good_count} answered, {} failed", sequence.failed_count))?;
+    for (name, value) in [
+        ("the first, ms", sequence.first_ms()),
+        ("first 100, p95 ms", sequence.first_p95_ms()),
+        ("the others, p50 ms", sequence.steady_ms(50)),
+        ("the others, p95 ms", sequence.steady_ms(95)),
+        ("outside programs, p50 us", sequence.outside_p50_us()),
+    ] {
+        answer::line(format!("{name:<26} {:>9}", number(value)))?;
+    }
+    for (name, ms) in &sequence.steps_ms {
+        answer::line(format!("  {name:<24} {ms:>9.3}"))?;
+    }
+    Ok(())
 }
 
 /// Bodies of requests; every text is another.

@@ -197,6 +197,17 @@ fn load_on_a_server_is_a_curve_with_what_the_server_adds() {
         assert!(0.0 < point["p50_ms"].as_f64().unwrap(), "{point}");
         assert!(0.0 < point["flop_per_s"].as_f64().unwrap(), "{point}");
     }
+    // One after another: where the time goes, told by the server itself.
+    let line = ["load", &server.address, "--one-by-one", "102", "--words", "6"];
+    let one: Json =
+        serde_json::from_str(&said(root.path(), &[&line[..], &["--json"]].concat())).unwrap();
+    assert_eq!((one["walls_ms"].as_array().unwrap().len(), &one["failed_count"]), (102, &0.into()));
+    for field in ["first_ms", "first_100_p95_ms", "steady_p50_ms", "steady_p95_ms"] {
+        assert!(0.0 < one[field].as_f64().unwrap(), "{field}: {one}");
+    }
+    let step = |name: &str| one["steps_ms"][name].as_f64().unwrap();
+    assert!(step("tokenize") + step("queue") + step("batch") <= 1.5 * step("total"), "{one}");
+    assert!(said(root.path(), &line).contains("the others, p95 ms"));
     let gone = ["load", "127.0.0.1:1", "--seconds", "1"];
     assert_eq!(command(root.path(), &gone).output().unwrap().status.code(), Some(4));
     let nothing = ["load", &server.address, "--rates", "0"];

@@ -3,17 +3,21 @@
 //! Arrivals are a Poisson process that does not wait for answers, and a latency begins when its
 //! request was due: a server that falls behind is seen to.
 
+mod sequence;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use calor_telemetry::Stopwatch;
 use futures_util::StreamExt;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+pub use sequence::{LoadSequence, run_one_by_one};
 
 type Body = axum::body::Body;
 
@@ -108,25 +112,15 @@ pub fn run(
     mut told: impl FnMut(&LoadPoint),
 ) -> Result<Vec<LoadPoint>, LoadError> {
     let refused = |field, want| Err(LoadError::Setting { field, want });
-    if options.bodies.is_empty() {
-        return refused("bodies", "at least one");
-    }
+    options.check()?;
     if options.rates.is_empty() || !options.rates.iter().all(|it| it.is_finite() && 0.0 < *it) {
         return refused("rates", "at least one, each above 0");
     }
     if options.duration.is_zero() {
         return refused("duration", "above 0");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| LoadError::System { source })?;
-    let options = Arc::new(options.clone());
-    let points = runtime.block_on(async {
-        let client = Arc::new(Client { options: options.clone(), idle: Mutex::default() });
-        let address = options.address;
-        let absent = |source| LoadError::Absent { address, source };
-        drop(TcpStream::connect(address).await.map_err(absent)?);
+    on_runtime(async {
+        let client = Arc::new(Client::new(options).await?);
         let mut points = Vec::with_capacity(options.rates.len());
         for rate in options.rates.iter().copied() {
             let point = point(&client, rate).await;
@@ -134,9 +128,27 @@ pub fn run(
             points.push(point);
         }
         Ok(points)
-    });
+    })
+}
+
+impl LoadOptions {
+    fn check(&self) -> Result<(), LoadError> {
+        match self.bodies.is_empty() {
+            true => Err(LoadError::Setting { field: "bodies", want: "at least one" }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Blocks until it is done; what still runs then is not waited for.
+fn on_runtime<T>(work: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| LoadError::System { source })?;
+    let result = runtime.block_on(work);
     runtime.shutdown_background();
-    points
+    result
 }
 
 async fn point(client: &Arc<Client>, rate: f64) -> LoadPoint {
@@ -153,8 +165,8 @@ async fn point(client: &Arc<Client>, rate: f64) -> LoadPoint {
         let (client, outcomes, number) = (client.clone(), outcomes.clone(), tasks.len());
         tasks.push(tokio::spawn(async move {
             let body = &client.options.bodies[number % client.options.bodies.len()];
-            let status = client.ask("POST", &client.options.path, body.clone()).await;
-            let status = status.map(|it| it.0);
+            let answer = client.ask("POST", &client.options.path, body.clone()).await;
+            let status = answer.map(|it| it.status);
             let outcome = Outcome { status, end_ns: watch.elapsed_ns(), due_ns };
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         }));
@@ -263,13 +275,28 @@ impl Arrivals {
 
 /// Connections that are kept for the next request.
 struct Client {
-    options: Arc<LoadOptions>,
+    options: LoadOptions,
     idle: Mutex<Vec<SendRequest<Body>>>,
 }
 
+/// What came back.
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
 impl Client {
-    /// The status and body of an answer; none where there was none.
-    async fn ask(&self, method: &str, path: &str, body: String) -> Option<(StatusCode, Bytes)> {
+    /// For a server that is there.
+    async fn new(options: &LoadOptions) -> Result<Self, LoadError> {
+        let address = options.address;
+        let absent = |source| LoadError::Absent { address, source };
+        drop(TcpStream::connect(address).await.map_err(absent)?);
+        Ok(Self { options: options.clone(), idle: Mutex::default() })
+    }
+
+    /// An answer; none where there was none.
+    async fn ask(&self, method: &str, path: &str, body: String) -> Option<Answered> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut sender = match idle.filter(|it| !it.is_closed()) {
             Some(sender) => sender,
@@ -284,14 +311,14 @@ impl Client {
         }
         sender.ready().await.ok()?;
         let response = sender.send_request(request.body(Body::from(body)).ok()?).await.ok()?;
-        let status = response.status();
-        let mut parts = Body::new(response.into_body()).into_data_stream();
+        let (head, body) = response.into_parts();
+        let mut parts = Body::new(body).into_data_stream();
         let mut bytes = Vec::new();
         while let Some(part) = parts.next().await {
             bytes.extend_from_slice(&part.ok()?);
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        Some((status, bytes.into()))
+        Some(Answered { status: head.status, headers: head.headers, body: bytes.into() })
     }
 
     async fn connect(&self) -> Option<SendRequest<Body>> {
@@ -304,8 +331,8 @@ impl Client {
 
     /// What the server says of itself; none where it does not tell.
     async fn reading(&self) -> Option<Reading> {
-        let (_, page) = self.ask("GET", "/metrics", String::new()).await?;
-        Some(Reading::of(&String::from_utf8_lossy(&page)))
+        let page = self.ask("GET", "/metrics", String::new()).await?;
+        Some(Reading::of(&String::from_utf8_lossy(&page.body)))
     }
 }
 

@@ -9,6 +9,7 @@ use clap::Args;
 #[command(after_help = "\
 Examples:
   calor load 127.0.0.1:3000 --rates 10,50,100,200
+  calor load 127.0.0.1:3000 --one-by-one 1500
   calor load 127.0.0.1:3000 --path /embed --items 8 --words 100 --seconds 30 --json
 
 Requests are due at random moments at each rate, whether or not earlier ones were answered, and a
@@ -26,6 +27,9 @@ pub(crate) struct LoadArguments {
     /// How long each rate is kept.
     #[arg(long, value_name = "N", default_value_t = 10.0)]
     pub(crate) seconds: f64,
+    /// Send so many requests one after another instead, and say where the time of each goes.
+    #[arg(long, value_name = "N", conflicts_with_all = ["rates", "seconds"])]
+    pub(crate) one_by_one: Option<usize>,
     /// Inputs of a request.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) items: usize,

@@ -22,7 +22,7 @@ pub struct PreparedBatch {
 /// An input that is ready for a batch.
 #[derive(Debug)]
 pub struct PreparedInput {
-    pub(super) item: Item,
+    pub(super) item: Box<Item>,
     /// Whoever prepared it.
     pub(super) front: Arc<PipelineFront>,
 }

@@ -123,7 +123,8 @@ impl PipelineFront {
         now_s: i64,
     ) -> Vec<EmbeddingResult<PreparedInput>> {
         let items = self.prepare_items(inputs, now_s).into_iter();
-        items.map(|it| it.map(|item| PreparedInput { item, front: self.clone() })).collect()
+        let owned = |item| PreparedInput { item: Box::new(item), front: self.clone() };
+        items.map(|it| it.map(owned)).collect()
     }
 
     /// A batch of inputs of which some are prepared. What was prepared for other models is
@@ -137,7 +138,7 @@ impl PipelineFront {
         let mut prepared = prepared.into_iter();
         let ready = inputs.iter().map(|_| {
             let it = prepared.next().flatten()?;
-            it.front.is_alike(self).then_some(it.item)
+            it.front.is_alike(self).then_some(*it.item)
         });
         let ready: Vec<Option<Item>> = ready.collect();
         let rest: Vec<ModelInput> =
