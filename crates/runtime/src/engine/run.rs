@@ -78,9 +78,10 @@ impl Engine {
                 }
             }
         }
-        let flops = self.flops(id, inputs, &live_of);
         self.write_front(id, &counts[..parts.len() * LIVE_COUNT_MAX], inputs)?;
         let ticket = self.device.queue.run(prepared)?;
+        // Intervals are looked at while the device works.
+        let flops = self.flops(id, inputs, &live_of);
         Ok(Run { program: id, ticket, watch, live: live_of, flops })
     }
 
