@@ -11,6 +11,7 @@ mod parity;
 mod placed;
 mod ready;
 mod revision;
+mod times;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -129,6 +129,11 @@ impl ResultsCache {
         found
     }
 
+    /// Whether there is a result of a key; nobody has asked for it yet.
+    pub fn has(&self, key: &ResultKey) -> bool {
+        self.lock().entries.contains_key(key)
+    }
+
     /// Keeps a result; others go where there is no room. One that is larger than the whole cache
     /// is not kept.
     pub fn insert(&self, key: ResultKey, output: Arc<PipelineOutput>) {

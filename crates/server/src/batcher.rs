@@ -54,10 +54,23 @@ pub(crate) struct Answer {
     pub(crate) queue_ns: u64,
     /// Of its batch.
     pub(crate) inference_ns: u64,
-    /// Of its run, where it ran alone and that is known.
-    pub(crate) times: Option<GroupTimes>,
+    /// Of its batch, where it ran alone and that is known.
+    pub(crate) steps: Option<Steps>,
     /// Items of its batch.
     pub(crate) batch_count: usize,
+    /// When it was sent.
+    pub(crate) sent_ns: u64,
+}
+
+/// What a batch took, step by step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Steps {
+    /// Putting together what was made ready.
+    pub(crate) prepare_ns: u64,
+    /// Everything for which the device is needed.
+    pub(crate) compute_ns: u64,
+    /// Of its run on the device.
+    pub(crate) group: GroupTimes,
 }
 
 /// Where an answer arrives.

@@ -78,14 +78,15 @@ impl Counted {
     }
 }
 
-/// Inputs that are ready as they are.
+/// Inputs that are ready as they are, of those that are asked for.
 pub(crate) fn prepared(
     front: &Arc<PipelineFront>,
     inputs: &[Input],
     now_s: i64,
+    is_asked: impl Fn(&ModelInput) -> bool,
 ) -> Vec<Option<Counted>> {
     let whole = |it: &Input| match it {
-        Input::Whole(input) => Some(input.clone()),
+        Input::Whole(input) => Some(input).filter(|it| is_asked(it)).cloned(),
         Input::Ids(_) => None,
     };
     let texts: Vec<Option<ModelInput>> = inputs.iter().map(whole).collect();

@@ -156,7 +156,7 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     let summary = response.extensions().get::<Summary>().copied();
     if let Some(summary) = summary {
         let handling_ns = watch.elapsed_ns();
-        if let Some(ns) = summary.times.map(|it| it.program_ns()) {
+        if let Some(ns) = summary.steps.map(|it| it.group.program_ns()) {
             app.metrics.overhead.record_ns(handling_ns.saturating_sub(ns));
         }
         if let Some(timing) = headers::timing(&summary, handling_ns) {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::engine::{Live, Wanted};
 
 /// What is known of an input's result; nothing is kept where there is no room at all.
+#[derive(Clone)]
 pub(crate) struct Results(Option<Arc<Kept>>);
 
 struct Kept {
@@ -51,27 +52,18 @@ impl Results {
         Self((bytes_max != 0).then(kept))
     }
 
-    /// Whether results are kept at all.
-    pub(crate) fn keeps(&self) -> bool {
-        self.0.is_some()
+    /// Whether the result of an input is known or on its way: nothing is to be computed then.
+    pub(crate) fn knows(&self, live: &Live, wanted: &Wanted, input: &ModelInput) -> bool {
+        let Some(kept) = &self.0 else { return false };
+        let Some(key) = key(live, wanted, input) else { return false };
+        let flights = kept.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.contains_key(&key) || kept.cache.has(&key)
     }
 
     /// Looks for the result of an input.
     pub(crate) fn look(&self, live: &Live, wanted: &Wanted, input: &ModelInput) -> Looked {
         let Some(kept) = &self.0 else { return Looked::Absent(None) };
-        let all;
-        let (models, is_fused, own_forms) = match wanted {
-            Wanted::Fused { own_forms } => {
-                all = live.about.models.iter().copied().collect::<BTreeSet<ModelId>>();
-                (&all, true, *own_forms)
-            }
-            Wanted::Models(models) => (models, false, true),
-        };
-        let own = live.generation.to_le_bytes();
-        let revision = live.about.revision.as_ref().map_or(own.as_slice(), <[u8; 32]>::as_slice);
-        let reference_s = live.about.reference_s;
-        let asked = Asked { models, is_fused, own_forms, revision, reference_s };
-        let Some(key) = ResultKey::new(input, &asked) else { return Looked::Absent(None) };
+        let Some(key) = key(live, wanted, input) else { return Looked::Absent(None) };
         // Looked for under the lock of the flights: what is being computed is either still under
         // way or already kept.
         let mut flights = kept.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +112,22 @@ impl Results {
     pub(crate) fn held(&self) -> (usize, u64) {
         self.0.as_ref().map_or((0, 0), |it| (it.cache.len(), it.cache.bytes()))
     }
+}
+
+/// What a result is kept under; none for inputs whose results are not kept.
+fn key(live: &Live, wanted: &Wanted, input: &ModelInput) -> Option<ResultKey> {
+    let all;
+    let (models, is_fused, own_forms) = match wanted {
+        Wanted::Fused { own_forms } => {
+            all = live.about.models.iter().copied().collect::<BTreeSet<ModelId>>();
+            (&all, true, *own_forms)
+        }
+        Wanted::Models(models) => (models, false, true),
+    };
+    let own = live.generation.to_le_bytes();
+    let revision = live.about.revision.as_ref().map_or(own.as_slice(), <[u8; 32]>::as_slice);
+    let reference_s = live.about.reference_s;
+    ResultKey::new(input, &Asked { models, is_fused, own_forms, revision, reference_s })
 }
 
 impl Waiting {

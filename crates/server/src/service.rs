@@ -8,13 +8,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use calor_embed::batching::{BatchResult, ItemTerms, Priority};
-use calor_embed::pipeline::{GroupTimes, LostModel};
+use calor_embed::input::ModelInput;
+use calor_embed::pipeline::LostModel;
 use calor_embed::{EmbeddingError, ModelId, PipelineOutput};
 use calor_telemetry::clock::{Stopwatch, now_ns};
 use calor_telemetry::{Counters, Recorder};
 
 use crate::admission::Admission;
-use crate::batcher::{Answer, Batcher, Job, Reply};
+use crate::batcher::{Answer, Batcher, Job, Reply, Steps};
 use crate::counting::{Counted, Cut, Input, count_each, prepared};
 use crate::engine::{Live, Opener, Wanted};
 use crate::metrics::{Levels, Metrics, add};
@@ -88,6 +89,8 @@ pub(crate) struct Answered {
     pub(crate) hit_count: usize,
     pub(crate) total_ns: u64,
     pub(crate) tokenization_ns: u64,
+    /// From the batch's end until the request went on.
+    pub(crate) wake_ns: u64,
 }
 
 impl Service {
@@ -263,8 +266,18 @@ impl Service {
             (false, answers) => answers,
         };
         let total_ns = watch.elapsed_ns();
+        let sent_ns = answers.iter().flatten().map(|it| it.sent_ns).max();
+        let wake_ns = sent_ns.map_or(0, |it| now_ns().saturating_sub(it));
         self.metrics.answered(input_count, total_ns);
-        Ok(Answered { answers, token_count, char_count, hit_count, total_ns, tokenization_ns })
+        Ok(Answered {
+            answers,
+            token_count,
+            char_count,
+            hit_count,
+            total_ns,
+            tokenization_ns,
+            wake_ns,
+        })
     }
 
     /// Answers that are known, and the others from the models; how many were known.
@@ -319,8 +332,8 @@ impl Service {
         (answers, hit_count)
     }
 
-    /// Counts every text, and cuts or refuses what is too long. Where all models run together and
-    /// no result may be known already, inputs are made ready for the device meanwhile.
+    /// Counts every text, and cuts or refuses what is too long. Where all models run together,
+    /// inputs whose results are not known are made ready for the device meanwhile.
     async fn count_all(
         &self,
         live: &Arc<Live>,
@@ -331,12 +344,15 @@ impl Service {
     ) -> Result<Vec<Counted>, Refusal> {
         let truncate = cut.truncate.unwrap_or(self.options.auto_truncate);
         let bytes: usize = inputs.iter().map(Input::byte_count).sum();
-        let is_fused = matches!(wanted, Wanted::Fused { .. }) && !self.results.keeps();
+        let is_fused = matches!(wanted, Wanted::Fused { .. });
         let front = live.front.clone().filter(|_| is_fused);
         let inline_bytes_max = if front.is_some() { PREPARED_BYTES_MAX } else { INLINE_BYTES_MAX };
         let (live, now_s) = (live.clone(), self.batcher.now_s());
+        let (results, wanted) = (self.results.clone(), wanted.clone());
         let work = move || {
-            let mut ready = front.map_or_else(Vec::new, |it| prepared(&it, &inputs, now_s));
+            let is_new = |it: &ModelInput| !results.knows(&live, &wanted, it);
+            let ready = front.map(|it| prepared(&it, &inputs, now_s, is_new));
+            let mut ready = ready.unwrap_or_default();
             ready.resize_with(inputs.len(), || None);
             count_each(&live, target, inputs.into_iter().zip(ready), truncate, cut.is_left)
         };
@@ -387,7 +403,7 @@ enum Half {
 
 /// An answer that nothing had to be run for.
 fn known(output: Arc<PipelineOutput>) -> Answer {
-    Answer { output, queue_ns: 0, inference_ns: 0, times: None, batch_count: 0 }
+    Answer { output, queue_ns: 0, inference_ns: 0, steps: None, batch_count: 0, sent_ns: now_ns() }
 }
 
 async fn receive(reply: Option<Reply>) -> BatchResult<Answer> {
@@ -422,7 +438,8 @@ impl Answered {
             tokenization_ns: self.tokenization_ns,
             queue_ns: mean(|it| it.queue_ns),
             inference_ns: mean(|it| it.inference_ns),
-            times: good().find_map(|it| it.times).filter(|_| count == 1),
+            steps: good().find_map(|it| it.steps).filter(|_| count == 1),
+            wake_ns: self.wake_ns,
             batch_count: good().map(|it| it.batch_count).max().unwrap_or(0),
         }
     }
@@ -438,7 +455,9 @@ pub(crate) struct Summary {
     pub(crate) tokenization_ns: u64,
     pub(crate) queue_ns: u64,
     pub(crate) inference_ns: u64,
-    pub(crate) times: Option<GroupTimes>,
+    pub(crate) steps: Option<Steps>,
+    /// From the batch's end until the request went on.
+    pub(crate) wake_ns: u64,
     pub(crate) batch_count: usize,
 }
 

@@ -8,6 +8,7 @@ use calor_telemetry::clock::Stopwatch;
 
 use super::batch::{BehindDevice, ComputedBatch, Draft, Half, Item, PreparedBatch, PreparedInput};
 use super::forms::Row;
+use super::times::TemporalModels;
 use super::{PipelineOptions, PipelineOutput, embedding, text_of};
 use crate::embedding::{ConcatenatedEmbedding, MissingModels, ResultFlags, SlotRule};
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -17,7 +18,6 @@ use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
 use crate::pieces::{in_pieces, thread_count};
 use crate::slots::{HostSide, NeuralText, SlotVector};
-use crate::temporal::{TemporalPeriodic, TemporalPositional, TemporalRecent};
 use crate::tokenizer::ContentIds;
 
 /// Inputs that a thread prepares, at least: fewer take less time than starting one.
@@ -34,7 +34,6 @@ const OUTPUT_EACH_MIN: usize = 8;
 pub struct PipelineFront {
     pub(super) limits: InputLimits,
     pub(super) missing: MissingModels,
-    pub(super) reference_s: Option<i64>,
     pub(super) loaded: BTreeSet<ModelId>,
     /// In the order of the towers.
     pub(super) hosts: Vec<Arc<HostSide>>,
@@ -44,7 +43,7 @@ pub struct PipelineFront {
     /// Whether all models run together, so that tokens are made in front.
     pub(super) together: bool,
     pub(super) fusion: Option<FusedRows>,
-    pub(super) positional: TemporalPositional,
+    pub(super) temporal: TemporalModels,
     pub(super) hdc: Arc<HdcEncoder>,
 }
 
@@ -98,14 +97,13 @@ impl PipelineFront {
         Self {
             limits: options.limits,
             missing: options.missing,
-            reference_s: options.reference_s,
             loaded: BTreeSet::new(),
             hosts: Vec::new(),
             kins: Kins::default(),
             revision: None,
             together: false,
             fusion: None,
-            positional: TemporalPositional::new(),
+            temporal: TemporalModels::new(options.reference_s),
             hdc,
         }
     }
@@ -217,21 +215,17 @@ impl PipelineFront {
         match kind {
             InputKind::Text | InputKind::Code => {
                 let time = admitted.directives().time(now_s);
-                let times = [
-                    ModelId::TemporalRecent,
-                    ModelId::TemporalPeriodic,
-                    ModelId::TemporalPositional,
-                ];
-                flags.timestamp_defaulted = time.defaulted && times.into_iter().any(wanted);
-                let recent = TemporalRecent { reference_s: self.reference_s };
-                for model in times.into_iter().filter(|it| wanted(*it)) {
+                let models = TemporalModels::MODELS;
+                let any = models.into_iter().any(wanted);
+                flags.timestamp_defaulted = time.defaulted && any;
+                if any {
                     let watch = Stopwatch::start();
-                    let vector = match model {
-                        ModelId::TemporalRecent => recent.encode(time.epoch_s, now_s),
-                        ModelId::TemporalPeriodic => TemporalPeriodic.encode(time.epoch_s),
-                        _ => self.positional.encode(time.epoch_s),
-                    };
-                    set(model, watch, &vector);
+                    let vectors = self.temporal.encode(time.epoch_s, now_s);
+                    for (model, vector) in models.into_iter().zip(&*vectors) {
+                        if wanted(model) {
+                            set(model, watch, vector);
+                        }
+                    }
                 }
                 if wanted(ModelId::Hdc) {
                     let watch = Stopwatch::start();

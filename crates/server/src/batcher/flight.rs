@@ -11,13 +11,14 @@ use calor_embed::{EmbeddingError, EmbeddingResult, PipelineCore, PipelineFront, 
 use calor_telemetry::clock::{Stopwatch, now_ns};
 
 use super::run::{BatchFacts, Going, groups, guarded, observed};
-use super::{Group, Place, next_full};
+use super::{Group, Place, Steps, next_full};
 use crate::engine::{Engine, Wanted};
 use crate::metrics::add;
 
 /// A batch on its way.
 struct Flight {
-    groups: Vec<(Wanted, Going, Stage)>,
+    /// With what preparing it took.
+    groups: Vec<(Wanted, Going, Stage, u64)>,
     about: BatchFacts,
     since_ns: u64,
     device_ns: u64,
@@ -67,6 +68,7 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
     let now_s = (place.shared.clock)();
     let groups = groups(batch).into_iter().map(|(wanted, group)| {
         let mut going = Going::of(group, about.batch_index);
+        let watch = Stopwatch::start();
         let stage = match wanted {
             Wanted::Fused { .. } => {
                 let ready = std::mem::take(&mut going.prepared);
@@ -75,7 +77,7 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
             }
             Wanted::Models(_) => Stage::Whole,
         };
-        (wanted, going, stage)
+        (wanted, going, stage, watch.elapsed_ns())
     });
     Flight { groups: groups.collect(), about, since_ns, device_ns: 0 }
 }
@@ -83,7 +85,8 @@ fn prepare(place: &Place<'_>, front: &Arc<PipelineFront>, batch: Group) -> Fligh
 fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight {
     let watch = Stopwatch::start();
     let _load = place.shared.balancer.reserve_on(place.index, flight.about.token_count as u64);
-    let groups = flight.groups.into_iter().map(|(wanted, mut going, stage)| {
+    let groups = flight.groups.into_iter().map(|(wanted, mut going, stage, prepare_ns)| {
+        let own = Stopwatch::start();
         let stage = match stage {
             // What lost the device was another batch.
             Stage::Prepared(_) | Stage::Whole if place.is_broken() => Stage::Done(Err(gone())),
@@ -101,12 +104,15 @@ fn compute(place: &Place<'_>, core: &mut PipelineCore, flight: Flight) -> Flight
             Stage::Whole => whole(place, core, &wanted, &going),
             it @ (Stage::Computed(_) | Stage::Done(_)) => it,
         };
+        if let Some(steps) = &mut going.steps {
+            *steps = Steps { prepare_ns, compute_ns: own.elapsed_ns(), ..*steps };
+        }
         if let Stage::Done(Err(err)) = &stage
             && super::run::is_lost(err)
         {
             place.breaks();
         }
-        (wanted, going, stage)
+        (wanted, going, stage, prepare_ns)
     });
     let groups = groups.collect();
     let device_ns = watch.elapsed_ns();
@@ -121,15 +127,15 @@ fn whole(place: &Place<'_>, core: &mut PipelineCore, wanted: &Wanted, going: &Go
 }
 
 fn finish(place: &Place<'_>, front: &PipelineFront, flight: Flight) {
-    for (_, mut going, stage) in flight.groups {
+    for (_, mut going, stage, _) in flight.groups {
         let watch = Stopwatch::start();
         let results = match stage {
             Stage::Done(results) => results,
             Stage::Computed(computed) => guarded(place, || Ok(front.finish_batch(computed))),
             Stage::Prepared(_) | Stage::Whole => Err(gone()),
         };
-        if let Some(times) = &mut going.times {
-            times.output_ns = watch.elapsed_ns();
+        if let Some(steps) = &mut going.steps {
+            steps.group.output_ns = watch.elapsed_ns();
         }
         going.answer(place, results);
     }

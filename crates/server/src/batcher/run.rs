@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use calor_embed::batching::{ItemTerms, run_split};
 use calor_embed::input::ModelInput;
-use calor_embed::pipeline::{GroupTimes, PreparedInput};
+use calor_embed::pipeline::PreparedInput;
 use calor_embed::{EmbeddingError, EmbeddingResult, PipelineOutput};
 use calor_telemetry::Event;
 use calor_telemetry::clock::now_ns;
 
-use super::{Answer, Group, Job, Place, Sender};
+use super::{Answer, Group, Job, Place, Sender, Steps};
 use crate::engine::{Engine, Wanted};
 use crate::metrics::add;
 
@@ -115,7 +115,7 @@ fn run_group(
 pub(super) struct Going {
     batch_index: u64,
     start_ns: u64,
-    pub(super) times: Option<GroupTimes>,
+    pub(super) steps: Option<Steps>,
     pub(super) inputs: Vec<ModelInput>,
     pub(super) prepared: Vec<Option<PreparedInput>>,
     /// What was around each input, and where its answer goes.
@@ -136,7 +136,7 @@ impl Going {
         let mut going = Self {
             batch_index,
             start_ns: now_ns(),
-            times: None,
+            steps: None,
             inputs: Vec::with_capacity(group.len()),
             prepared: Vec::with_capacity(group.len()),
             around: Vec::with_capacity(group.len()),
@@ -154,7 +154,7 @@ impl Going {
     /// Fused vectors of them were computed just now.
     pub(super) fn ran(&mut self, engine: &dyn Engine) {
         if self.inputs.len() == 1 {
-            self.times = engine.times();
+            self.steps = engine.times().map(|group| Steps { group, ..Steps::default() });
         }
     }
 
@@ -179,7 +179,8 @@ impl Going {
     }
 
     fn send(self, place: &Place<'_>, results: Vec<EmbeddingResult<PipelineOutput>>) {
-        let inference_ns = now_ns().saturating_sub(self.start_ns);
+        let sent_ns = now_ns();
+        let inference_ns = sent_ns.saturating_sub(self.start_ns);
         let batch_count = self.inputs.len();
         let mut results = results.into_iter();
         let metrics = &place.shared.metrics;
@@ -200,8 +201,9 @@ impl Going {
                 output: Arc::new(output),
                 queue_ns,
                 inference_ns,
-                times: self.times,
+                steps: self.steps,
                 batch_count,
+                sent_ns,
             });
             // The caller may have gone meanwhile.
             let _ = reply.send(answer);

@@ -55,12 +55,15 @@ pub(super) fn timing(summary: &Summary, handling_ns: u64) -> Option<HeaderValue>
         ("tokenize", Some(summary.tokenization_ns)),
         ("queue", Some(summary.queue_ns)),
         ("batch", Some(summary.inference_ns)),
-        ("device", summary.times.map(|it| it.device_ns)),
-        ("program", summary.times.map(|it| it.program_ns())),
-        ("output", summary.times.map(|it| it.output_ns)),
+        ("prepare", summary.steps.map(|it| it.prepare_ns)),
+        ("compute", summary.steps.map(|it| it.compute_ns)),
+        ("device", summary.steps.map(|it| it.group.device_ns)),
+        ("program", summary.steps.map(|it| it.group.program_ns())),
+        ("output", summary.steps.map(|it| it.group.output_ns)),
+        ("wake", summary.steps.map(|_| summary.wake_ns)),
         ("total", Some(handling_ns)),
     ];
-    let mut text = String::with_capacity(128);
+    let mut text = String::with_capacity(192);
     for (name, ns) in steps {
         if let Some(ns) = ns {
             let separator = if text.is_empty() { "" } else { ", " };
