@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use calor_device::{Device, DeviceError, Driver};
 use calor_device_cpu::CpuDriver;
-use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
+use calor_device_cuda::{CudaDriver, CudaOptions, DirectStorage, SearchPath};
 
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
@@ -188,14 +188,35 @@ pub(crate) fn cuda_path(environment: &Environment) -> SearchPath {
     SearchPath::usual(&environment.cuda_toolkits, &environment.python_environments)
 }
 
+/// When GPUs read weights by themselves: what `CALOR_DIRECT_STORAGE` says.
+///
+/// # Errors
+/// For a word that says nothing, in a sentence.
+pub(crate) fn direct_storage(environment: &Environment) -> Result<DirectStorage, String> {
+    match environment.direct_storage.as_deref() {
+        None | Some("" | "auto") => Ok(DirectStorage::Auto),
+        Some("off") => Ok(DirectStorage::Off),
+        Some("always") => Ok(DirectStorage::Always),
+        Some(word) => {
+            Err(format!("CALOR_DIRECT_STORAGE is `{word}`, which is not auto, off or always"))
+        }
+    }
+}
+
 /// NVIDIA's GPUs. `early_library` is for whoever goes on to build programs with products.
 pub(crate) fn cuda_driver(
     environment: &Environment,
     memory_bytes: Option<u64>,
     early_library: bool,
+    direct_storage: DirectStorage,
 ) -> CudaDriver {
-    let path = cuda_path(environment);
-    CudaDriver::new(CudaOptions { path, memory_bytes, early_library, ..CudaOptions::default() })
+    CudaDriver::new(CudaOptions {
+        path: cuda_path(environment),
+        memory_bytes,
+        early_library,
+        direct_storage,
+        ..CudaOptions::default()
+    })
 }
 
 /// Opens what the user asked for, and nothing else. Of a list it is the first that is there; one
@@ -220,7 +241,10 @@ pub(crate) fn open(
                 let cpu = CpuDriver { threads, level: None, memory_bytes, profile: None };
                 open_with(&cpu, *machine)
             }
-            Kind::Cuda => open_with(&cuda_driver(environment, memory_bytes, true), *machine),
+            Kind::Cuda => {
+                let storage = direct_storage(environment).map_err(Failure::usage)?;
+                open_with(&cuda_driver(environment, memory_bytes, true, storage), *machine)
+            }
             Kind::Wgpu => Err(Refusal::NotBuilt),
         };
         match opened {
@@ -309,6 +333,24 @@ mod tests {
             }
             Err(err) => assert!(err.to_string().contains(want), "for {text}: {err}"),
         }
+    }
+
+    #[test]
+    fn a_word_for_direct_storage_means_something() {
+        let said = |word: Option<&str>| {
+            let direct_storage = word.map(str::to_owned);
+            super::direct_storage(&Environment { direct_storage, ..Environment::default() })
+        };
+        for (word, want) in [
+            (None, DirectStorage::Auto),
+            (Some("auto"), DirectStorage::Auto),
+            (Some("off"), DirectStorage::Off),
+            (Some("always"), DirectStorage::Always),
+        ] {
+            assert_eq!(said(word), Ok(want), "{word:?}");
+        }
+        let why = said(Some("yes")).unwrap_err();
+        assert!(why.contains("`yes`") && why.contains("auto, off or always"), "{why}");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Environment {
     pub(crate) cuda_toolkits: Vec<PathBuf>,
     /// `VIRTUAL_ENV` and `CONDA_PREFIX`: wheels may hold CUDA's libraries.
     pub(crate) python_environments: Vec<PathBuf>,
+    /// `CALOR_DIRECT_STORAGE`, as it is written.
+    pub(crate) direct_storage: Option<String>,
     /// Variables that decide results or times of what is measured, as they are set.
     pub(crate) measured: BTreeMap<String, String>,
 }
@@ -93,6 +95,7 @@ impl Environment {
                 .into_iter()
                 .filter_map(path)
                 .collect(),
+            direct_storage: text("CALOR_DIRECT_STORAGE"),
             measured: MEASURED
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), text(name)?)))
@@ -165,6 +168,8 @@ mod tests {
         assert_eq!(found.hub_token.as_deref(), Some("t"));
         assert!(found.offline && found.home.is_some());
         assert!(!with(&[("HF_HUB_OFFLINE", "0")]).offline);
+        let found = with(&[("CALOR_DIRECT_STORAGE", "off")]);
+        assert_eq!(found.direct_storage.as_deref(), Some("off"));
         let found = with(&[("CUDA_PATH", "/cuda"), ("CONDA_PREFIX", "/conda")]);
         assert_eq!(found.cuda_toolkits, [PathBuf::from("/cuda")]);
         assert_eq!(found.python_environments, [PathBuf::from("/conda")]);

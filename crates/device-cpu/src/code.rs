@@ -1,6 +1,7 @@
 //! Loaded code: what the compiler makes and the queue runs.
 
 mod attention;
+mod digest;
 mod experts;
 mod gemm;
 mod loops;
@@ -91,7 +92,7 @@ pub(crate) struct SourceRow {
 
 /// Every named kernel.
 pub(crate) static SOURCES: &[SourceRow] =
-    &[attention::SOURCE, splade::SOURCE, experts::SOURCE, experts::PACK_SOURCE];
+    &[attention::SOURCE, splade::SOURCE, experts::SOURCE, experts::PACK_SOURCE, digest::SOURCE];
 
 /// A parameter that must be there and fit.
 fn param(source: &Source, name: &'static str) -> Result<usize, NoCode> {

@@ -1,10 +1,11 @@
 //! Buffers: zeroed when new, aligned to 256 bytes, shared between the device's parts.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use calor_device::{BufferId, DeviceError, HostMemory, Memory, Span, plain_host_memory};
+use calor_device::{BufferId, DeviceError, FileRead, HostMemory, Memory, Span, plain_host_memory};
 
 use crate::device::Shared;
 use crate::vm::Buffer;
@@ -152,5 +153,14 @@ impl Memory for CpuMemory {
         // SAFETY: the piece is inside its buffer, which no run writes while the lock is held.
         unsafe { std::ptr::copy_nonoverlapping(piece.start, out.as_mut_ptr(), out.len()) };
         Ok(())
+    }
+
+    fn reads_file(&self, _file: &File, _at: u64, _len: u64) -> bool {
+        // Its memory is the host's.
+        false
+    }
+
+    fn read_file(&mut self, _file: &File, _reads: &[FileRead]) -> Result<(), DeviceError> {
+        Err(DeviceError::File { kind: "cpu", why: "its memory is the host's".into() })
     }
 }

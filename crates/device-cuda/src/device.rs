@@ -10,6 +10,7 @@ use calor_device::{BufferId, DeviceError, Span};
 use crate::api::{self, CUcontext, CUdevice, CUdeviceptr, CUstream, Failed};
 use crate::arch::Arch;
 use crate::code::Code;
+use crate::files::Files;
 use crate::gemm::Blas;
 use crate::library::Missing;
 use crate::memory::Staging;
@@ -156,6 +157,7 @@ pub(crate) struct Shared {
     pub(crate) limit_bytes: u64,
     pub(crate) generation: u32,
     pub(crate) capture: bool,
+    pub(crate) files: Files,
     pub(crate) context: Context,
 }
 
@@ -196,12 +198,13 @@ pub(crate) struct Parts {
     pub(crate) nvrtc: Result<Nvrtc, Missing>,
     pub(crate) blas: Result<Blas, Missing>,
     pub(crate) capture: bool,
+    pub(crate) files: Files,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Result<Self, Failed> {
         let Parts { context, stream, arch, producer, model, sm_count, limit_bytes, .. } = parts;
-        let Parts { nvrtc, blas, capture, loads, .. } = parts;
+        let Parts { nvrtc, blas, capture, files, loads, .. } = parts;
         let state = State {
             programs: Table::default(),
             runs: Runs::new()?,
@@ -228,6 +231,7 @@ impl Shared {
             limit_bytes,
             generation,
             capture,
+            files,
             context,
         })
     }

@@ -9,6 +9,7 @@ use crate::arch::Arch;
 use crate::claims::{claims, without_fp8};
 use crate::compile::CudaCompiler;
 use crate::device::{Context, KIND, Parts, Shared, Stream};
+use crate::files::{DirectStorage, Files};
 use crate::gemm::Blas;
 use crate::library::{Libraries, LibraryName, Missing, SearchPath};
 use crate::memory::CudaMemory;
@@ -36,6 +37,8 @@ pub struct CudaOptions {
     /// Make the library's handle on a thread of its own when a device is opened: for a process that
     /// will load programs with products.
     pub early_library: bool,
+    /// When files are read straight into the device's memory.
+    pub direct_storage: DirectStorage,
     /// Claim no products in fp8.
     pub without_fp8: bool,
     /// The compiler whose kept kernels are used where there is none here.
@@ -196,6 +199,7 @@ impl CudaDriver {
             nvrtc,
             blas,
             capture: !self.options.eager,
+            files: Files::find(self.options.direct_storage, &self.options.path),
         };
         let shared = Arc::new(Shared::new(parts).map_err(failed)?);
         let profile = self.options.profile.clone();

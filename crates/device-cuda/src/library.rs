@@ -231,6 +231,20 @@ impl Libraries {
         Self { rows }
     }
 
+    /// Looks for a library that is of some use without its kernel module.
+    pub(crate) fn find_without_module(
+        name: LibraryName,
+        path: &SearchPath,
+    ) -> Result<PathBuf, Missing> {
+        open_file(name, path)
+    }
+
+    /// Where a library is.
+    pub(crate) fn place(&self, name: LibraryName) -> Result<PathBuf, Missing> {
+        let row = self.rows.iter().find(|it| it.name == name);
+        row.map_or(Err(Missing::NotAsked), |it| it.place.clone())
+    }
+
     /// One row for each library that was looked for.
     pub fn rows(&self) -> &[Library] {
         &self.rows
@@ -243,11 +257,7 @@ impl Libraries {
 
     /// Why it cannot be called, if it cannot.
     pub fn why_not(&self, name: LibraryName) -> Option<Missing> {
-        match self.rows.iter().find(|it| it.name == name) {
-            Some(Library { place: Ok(_), .. }) => None,
-            Some(Library { place: Err(why), .. }) => Some(why.clone()),
-            None => Some(Missing::NotAsked),
-        }
+        self.place(name).err()
     }
 }
 
@@ -256,6 +266,10 @@ fn open(name: LibraryName, path: &SearchPath) -> Result<PathBuf, Missing> {
     if let Some(module) = name.module().filter(is_absent) {
         return Err(Missing::NoModule { module });
     }
+    open_file(name, path)
+}
+
+fn open_file(name: LibraryName, path: &SearchPath) -> Result<PathBuf, Missing> {
     let mut why = Missing::NotAsked;
     for file in name.files() {
         // The loader's own places first: what the user set up wins.

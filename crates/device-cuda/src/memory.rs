@@ -1,13 +1,15 @@
 //! Buffers, and the pinned memory through which bytes go in and out.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
-use calor_device::{BufferId, DeviceError, HostMemory, Memory, Span};
+use calor_device::{BufferId, DeviceError, FileRead, HostMemory, Memory, Span};
 
 use crate::api::{self, CUdeviceptr, CUevent, CUstream, Failed};
-use crate::device::{Block, Handle, Shared, State};
+use crate::device::{Block, Handle, Shared, State, enter};
+use crate::files::Part;
 
 /// Bytes of one pinned slot. Large enough that the copy engine stays busy while the host fills
 /// the next one, and that threads which help pay for their start; pinning takes 0.7 ms a MiB.
@@ -84,6 +86,26 @@ impl Memory for CudaMemory {
         let from = self.place(&*self.0.enter()?, span)?;
         let read = self.0.staging().read(from, out, self.0.stream.raw());
         self.told(read)
+    }
+
+    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool {
+        self.0.files.are_for(file, at, len)
+    }
+
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
+        let part = |it: &FileRead| {
+            let to = self.place(&*self.0.enter()?, it.to)?;
+            Ok(Part { at: it.at, to, len: it.to.len })
+        };
+        let parts = reads.iter().map(part).collect::<Result<Vec<Part>, DeviceError>>()?;
+        // The library knows nothing of the stream's order.
+        // SAFETY: the stream is alive.
+        self.told(unsafe { api::synchronize(self.0.stream.raw()) })?;
+        let context = self.0.context.raw();
+        let enter = move || Ok(enter(context)?);
+        // SAFETY: the spans were checked, the stream has ended, and buffers are given back through
+        // this value alone.
+        unsafe { self.0.files.read(file, &parts, &enter) }
     }
 }
 

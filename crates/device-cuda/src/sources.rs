@@ -1,6 +1,7 @@
 //! Hand-written kernels by name: their text, the tiles that a rule chooses, how they are launched.
 
 mod attention;
+mod digest;
 mod experts;
 mod few_rows;
 mod finish;
@@ -106,6 +107,7 @@ pub(crate) fn write(source: &Source, arch: Arch, sm_count: u32) -> Result<Writte
         "top_k" => gate::top_k(source, arch),
         "nf4_plain" | "nf4_mma" | "nf4_skinny" => nf4::write(source, arch, sm_count),
         "rope" => rope::write(source, arch),
+        "digest_parts" => digest::write(source),
         name => Err(NoKernel::Unsupported(format!("the source `{name}`"))),
     }
 }
@@ -328,6 +330,7 @@ mod tests {
             nf4("nf4_skinny", [256, 1536], [1, 2, 0], &[("row_tiles", 8), ("early", 0)]),
             rope(128, 2, 0),
             rope(6, 0, 1),
+            Source { name: "digest_parts", params: vec![("part_bytes", 1 << 20)] },
         ]
     }
 

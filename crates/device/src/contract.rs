@@ -1,7 +1,8 @@
 //! The contract: a device is memory, a compiler, a queue and a table of claims.
 //!
-//! Thirteen methods in all. The number does not change when an op is added.
+//! Fifteen methods in all. The number does not change when an op is added.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +98,15 @@ pub fn plain_host_memory(count: usize) -> Box<dyn HostMemory> {
     Box::new(PlainMemory(vec![0.0; count]))
 }
 
+/// Bytes of a file on their way into a buffer: as many as the span has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileRead {
+    /// The first byte in the file.
+    pub at: u64,
+    /// Where they go.
+    pub to: Span,
+}
+
 /// Buffers.
 pub trait Memory: Send + Sync {
     /// A buffer of `bytes`, aligned to 256 bytes, with unspecified contents.
@@ -131,6 +141,17 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// When the span is outside its buffer or the machine is lost.
     fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Whether `len` bytes of a file from `at` on come faster by [`Memory::read_file`] than through
+    /// memory of the host.
+    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool;
+
+    /// Reads bytes of a file into buffers past the host's memory, as if every run that was started
+    /// before had ended.
+    ///
+    /// # Errors
+    /// [`DeviceError::File`] when the file cannot be read so; what was read by then is unspecified.
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError>;
 }
 
 /// Code.

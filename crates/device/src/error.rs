@@ -30,6 +30,14 @@ pub enum DeviceError {
         /// The unit, type or shape.
         what: String,
     },
+    /// A file cannot be read straight into a buffer; it can through memory of the host.
+    #[error("{kind} cannot read the file: {why}")]
+    File {
+        /// Kind of device.
+        kind: &'static str,
+        /// What its library said.
+        why: String,
+    },
     /// Text that we made does not compile: a bug of ours.
     #[error("kernel `{label}` does not compile: {log}")]
     Compile {

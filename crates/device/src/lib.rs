@@ -11,8 +11,8 @@ pub mod step;
 pub use artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, Found, NoArtifacts};
 pub use claim::{Claim, Layout, Offer, OfferArg, OfferWord, Site};
 pub use contract::{
-    BufferId, CodeId, Compiler, Device, Driver, Held, HostMemory, Memory, PreparedId, Queue,
-    Signature, Ticket, plain_host_memory,
+    BufferId, CodeId, Compiler, Device, Driver, FileRead, Held, HostMemory, Memory, PreparedId,
+    Queue, Signature, Ticket, plain_host_memory,
 };
 pub use error::DeviceError;
 pub use step::{Span, Step, Word};

@@ -4,6 +4,7 @@
 //! A backend is started from this file.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use calor_kernel::Unit;
 use crate::artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled};
 use crate::claim::Claim;
 use crate::contract::{
-    BufferId, CodeId, Compiler, Device, Driver, Held, HostMemory, Memory, PreparedId, Queue,
-    Signature, Ticket, plain_host_memory,
+    BufferId, CodeId, Compiler, Device, Driver, FileRead, Held, HostMemory, Memory, PreparedId,
+    Queue, Signature, Ticket, plain_host_memory,
 };
 use crate::error::DeviceError;
 use crate::step::{Span, Step};
@@ -112,6 +113,14 @@ impl Memory for NullMemory {
         inside(&self.lens, Span { buffer, offset, len: out.len() as u64 })?;
         out.fill(0);
         Ok(())
+    }
+
+    fn reads_file(&self, _file: &File, _at: u64, _len: u64) -> bool {
+        false
+    }
+
+    fn read_file(&mut self, _file: &File, _reads: &[FileRead]) -> Result<(), DeviceError> {
+        Err(DeviceError::File { kind: "null", why: "it reads none".into() })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use calor_kernel::{Canonical, Digest};
-use calor_runtime::{SourceError, WeightSource};
+use calor_runtime::{SourceError, Stored, WeightSource};
 use calor_weights::Weights;
 
 use crate::error::{EmbeddingError, EmbeddingResult};
@@ -102,6 +102,13 @@ impl WeightSource for CheckpointSource {
             return self.read(name, first, out).map(|()| None);
         }
         Ok(self.weights.read_f32_digested(name, first, out)?.map(Digest))
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        if self.extra.contains_key(name) || self.files.contains_key(name) {
+            return None;
+        }
+        self.weights.stored_f32(name).map(|(file, at)| Stored { file, at })
     }
 
     fn check(&self, name: &str, parts: &[Digest]) -> Result<(), SourceError> {

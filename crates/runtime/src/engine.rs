@@ -2,6 +2,7 @@
 
 mod building;
 mod codes;
+mod direct;
 mod loading;
 mod memory;
 mod metered;
@@ -27,6 +28,7 @@ use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Label, Recorder};
 
 use crate::error::RuntimeError;
+use crate::kernel::KernelHandle;
 use crate::plan::{Capabilities, Choices, Place, Plan, PlanSpan, plan};
 use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
@@ -160,6 +162,8 @@ pub(crate) struct Engine {
     written: Vec<u8>,
     /// What weights are read into; there while programs are added.
     host: Vec<Box<dyn HostMemory>>,
+    /// What digests weights that the device reads by itself; there while programs are added.
+    digester: Option<KernelHandle>,
 }
 
 impl Engine {
@@ -191,6 +195,7 @@ impl Engine {
             quota_bytes,
             written: Vec::new(),
             host: Vec::new(),
+            digester: None,
         }
     }
 

@@ -25,4 +25,4 @@ pub use plan::{
 };
 pub use pool::{GpuMemoryPool, PoolStats};
 pub use session::{Build, Session};
-pub use source::{PART_LEN, SourceError, WeightSource};
+pub use source::{PART_LEN, SourceError, Stored, WeightSource};

@@ -1,5 +1,7 @@
 //! Where weights come from.
 
+use std::fs::File;
+
 use calor_kernel::Digest;
 
 /// Elements of a weight that are read and digested at once. A part of stored bytes of one, two
@@ -8,6 +10,15 @@ pub const PART_LEN: usize = 1 << 18;
 
 /// Why a weight cannot be read or is not what was recorded.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where a weight lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Its first byte there.
+    pub at: u64,
+}
 
 /// Weights by the names of graph inputs. Several threads read at once.
 pub trait WeightSource: Send + Sync {
@@ -33,6 +44,13 @@ pub trait WeightSource: Send + Sync {
         out: &mut [f32],
     ) -> Result<Option<Digest>, SourceError> {
         self.read(name, first, out).map(|()| None)
+    }
+
+    /// Where a weight lies in a file as the elements that [`WeightSource::read`] gives,
+    /// little-endian and in their order, if it does and [`WeightSource::check`] has something to
+    /// compare its digests with: a device may read it there by itself.
+    fn stored(&self, _name: &str) -> Option<Stored<'_>> {
+        None
     }
 
     /// Compares the digests of all parts of a weight, in order, with what was recorded of it.

@@ -1,17 +1,21 @@
 //! Weights on their way: in order, checked against records, proven on the device, given back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use calor_device::{BufferId, DeviceError, Driver, HostMemory, Memory};
+use blake3::hazmat::HasherExt;
+use calor_device::{BufferId, Device, DeviceError, Driver, FileRead, HostMemory, Memory};
 use calor_device_cpu::CpuDriver;
 use calor_ir::{CheckedGraph, DType, Fold, Graph, Role, Type};
 use calor_kernel::Digest;
 use calor_runtime::{
     Build, Choices, MemoryReport, PART_LEN, ProgramId, ProgramSpec, RuntimeError, SourceError,
-    WeightSource,
+    Stored, WeightSource,
 };
 use calor_telemetry::event::Event;
 use calor_telemetry::{Counters, Log};
@@ -37,6 +41,17 @@ struct Numbers {
     /// A weight whose record differs.
     tampered: Option<&'static str>,
     checked: Mutex<Vec<String>>,
+    /// A file with `wide` in it, behind so many other bytes.
+    file: Option<(File, u64)>,
+}
+
+/// Numbers whose `wide` lies in a file too.
+fn in_a_file() -> Numbers {
+    let mut file = tempfile::tempfile().unwrap();
+    let wide: Vec<f32> = (0..WIDE_LEN).map(|at| element("wide", at)).collect();
+    file.write_all(&[9; 52]).unwrap();
+    file.write_all(bytemuck::cast_slice(&wide)).unwrap();
+    Numbers { file: Some((file, 52)), ..Numbers::default() }
 }
 
 impl WeightSource for Numbers {
@@ -64,7 +79,23 @@ impl WeightSource for Numbers {
         Ok((name != "wide").then(|| Digest::of(bytemuck::cast_slice(out))))
     }
 
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let (file, at) = self.file.as_ref().filter(|_| name == "wide")?;
+        Some(Stored { file, at: *at })
+    }
+
     fn check(&self, name: &str, parts: &[Digest]) -> Result<(), SourceError> {
+        if name == "wide" {
+            let wide: Vec<f32> = (0..WIDE_LEN).map(|at| element(name, at)).collect();
+            let part = |(at, part): (usize, &[f32])| {
+                let mut hasher = blake3::Hasher::new();
+                hasher.set_input_offset(4 * (at * PART_LEN) as u64);
+                Digest(hasher.update(bytemuck::cast_slice(part)).finalize_non_root())
+            };
+            let want: Vec<Digest> = wide.chunks(PART_LEN).enumerate().map(part).collect();
+            self.checked.lock().unwrap().push(name.to_owned());
+            return if parts == want { Ok(()) } else { Err("it is not what was recorded".into()) };
+        }
         if self.tampered == Some(name) {
             return Err("it was tampered with".into());
         }
@@ -128,6 +159,71 @@ impl Memory for Damaging {
     fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         self.inner.read(buffer, offset, out)
     }
+
+    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool {
+        self.inner.reads_file(file, at, len)
+    }
+
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
+        self.inner.read_file(file, reads)
+    }
+}
+
+/// What becomes of a read of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Whole,
+    /// A byte changes.
+    Damaged,
+    /// The file cannot be read so.
+    Refused,
+}
+
+/// Memory that reads files by itself.
+struct Reading {
+    inner: Box<dyn Memory>,
+    way: Way,
+}
+
+impl Memory for Reading {
+    fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
+        self.inner.alloc(bytes)
+    }
+
+    fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
+        self.inner.free(buffer)
+    }
+
+    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
+        self.inner.host(count)
+    }
+
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.inner.write(buffer, offset, bytes)
+    }
+
+    fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.inner.read(buffer, offset, out)
+    }
+
+    fn reads_file(&self, _file: &File, _at: u64, _len: u64) -> bool {
+        true
+    }
+
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
+        if self.way == Way::Refused {
+            return Err(DeviceError::File { kind: "cpu", why: "not today".into() });
+        }
+        for FileRead { at, to } in reads {
+            let mut bytes = vec![0; to.len as usize];
+            file.read_exact_at(&mut bytes, *at).unwrap();
+            if self.way == Way::Damaged {
+                bytes[to.len as usize - 2] ^= 1;
+            }
+            self.inner.write(to.buffer, to.offset, &bytes)?;
+        }
+        Ok(())
+    }
 }
 
 struct Bench {
@@ -143,6 +239,18 @@ impl Bench {
         if let Some(left) = damaged_write {
             device.memory = Box::new(Damaging { inner: device.memory, left });
         }
+        Self::of(device)
+    }
+
+    /// On the processor, which reads files by itself.
+    fn reading(way: Way) -> Self {
+        let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
+        let mut device = driver.open(0).unwrap();
+        device.memory = Box::new(Reading { inner: device.memory, way });
+        Self::of(device)
+    }
+
+    fn of(device: Device) -> Self {
         let log = Arc::new(Log::new());
         let build = Build::new(device, u64::MAX, Arc::new(Counters::new()), log.clone());
         Self { build, log }
@@ -271,4 +379,37 @@ fn what_cannot_be_read_or_differs_from_its_record_is_refused() {
         assert_eq!(bench.build.memory(), MemoryReport::default());
         bench.program(&Arc::default()).unwrap();
     }
+}
+
+#[test]
+fn what_a_device_reads_by_itself_is_what_the_source_has() {
+    let mut plain = Bench::new(None);
+    let want = plain.program(&Arc::default()).unwrap();
+    let want = plain.run(want);
+    let wide_bytes = 4 * WIDE_LEN as u64;
+    for (way, direct_bytes) in [(Way::Whole, wide_bytes), (Way::Refused, 0)] {
+        let mut bench = Bench::reading(way);
+        let source = Arc::new(in_a_file());
+        let program = bench.program(&source).unwrap();
+        assert_eq!(bench.run(program), want, "{way:?}");
+        let report = bench.build.weights();
+        assert_eq!(report.direct_bytes, direct_bytes, "{way:?}");
+        assert_eq!(report.proven_bytes, wide_bytes, "digested where it arrived, {way:?}");
+        assert_eq!(report.checked_bytes, report.read_bytes, "{way:?}");
+        assert!(source.checked.lock().unwrap().contains(&"wide".to_owned()), "{way:?}");
+        let part_count = source.part_count.load(Ordering::Relaxed);
+        assert_eq!(part_count, SUM_COUNT, "no reader has touched it, {way:?}");
+    }
+}
+
+#[test]
+fn a_byte_that_changes_between_file_and_device_is_found() {
+    let mut bench = Bench::reading(Way::Damaged);
+    let refused = bench.program(&Arc::new(in_a_file())).unwrap_err();
+    let RuntimeError::Weight { name, source } = &refused else { panic!("{refused}") };
+    assert_eq!(
+        (name.as_str(), source.to_string().as_str()),
+        ("wide", "it is not what was recorded")
+    );
+    assert_eq!(bench.build.memory(), MemoryReport::default(), "nothing of it stays");
 }

@@ -6,6 +6,7 @@ pub mod arm;
 mod baked;
 pub mod bench;
 mod decoder;
+mod direct;
 pub mod first;
 mod golden;
 pub mod growth;
@@ -24,6 +25,7 @@ pub mod weights;
 
 pub use baked::check_baked_values;
 pub use decoder::check_decoders;
+pub use direct::check_direct;
 pub use golden::Golden;
 pub use large::{check_attention, check_experts, check_gates, check_narrow_products};
 pub use large::{check_products, check_splade};

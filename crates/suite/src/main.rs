@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use arguments::{Arguments, arguments};
 use calor_device::{Claim, Driver, Signature};
-use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, SearchPath};
+use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, DirectStorage, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::arm::{self, Request};
@@ -50,7 +50,7 @@ use calor_suite::parity;
 use calor_suite::pipeline::{self, PipelineFiles};
 use calor_suite::requests::{against_oracle, requests};
 use calor_suite::{Golden, bench, check_attention, check_decoders, check_experts, check_gates};
-use calor_suite::{check_baked_values, check_narrow_products, check_nf4};
+use calor_suite::{check_baked_values, check_direct, check_narrow_products, check_nf4};
 use calor_suite::{check_norms, check_partly_filled, check_pools, check_products, check_splade};
 use calor_suite::{first, growth};
 use calor_suite::{parts, rate, sealed_runs, soak, weights};
@@ -116,7 +116,8 @@ fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         return Ok(ExitCode::SUCCESS);
     }
     let alone = CudaOptions { without_vendor_library: true, ..options.clone() };
-    let (driver, alone) = (CudaDriver::new(options), CudaDriver::new(alone));
+    let reading = CudaOptions { direct_storage: DirectStorage::Always, ..options.clone() };
+    let [driver, alone, reading] = [options, alone, reading].map(CudaDriver::new);
     if let Some(count) = arguments.first.filter(|_| !arguments.once) {
         let mut record = record(&driver, &arguments)?;
         let own: Vec<String> = std::env::args().skip(1).collect();
@@ -141,7 +142,8 @@ fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let wanted = |name: &str| {
         arguments.names.is_empty() || arguments.names.iter().any(|it| name.contains(&**it))
     };
-    let mut all = checks(&driver, &alone, device.claims, &arguments.golden);
+    let drivers = Drivers { driver: &driver, alone: &alone, reading: &reading };
+    let mut all = checks(drivers, device.claims, &arguments.golden);
     all.retain(|it| wanted(it.0));
     let failed = run_checks(all, arguments.jobs);
     writeln!(out, "{failed} failed")?;
@@ -179,7 +181,10 @@ fn measures(
             }
         }
     } else if let Some(folder) = &arguments.weights {
-        weights::table(driver, folder, &arguments.names, &arguments.cache, out)?;
+        let reading =
+            CudaOptions { direct_storage: DirectStorage::Always, ..driver.options().clone() };
+        let drivers = [driver as &dyn Driver, &CudaDriver::new(reading)];
+        weights::table(drivers, folder, &arguments.names, &arguments.cache, out)?;
     } else if arguments.bench {
         let mut record: Box<dyn Write> = match &arguments.json {
             Some(path) => Box::new(File::create(path)?),
@@ -333,12 +338,23 @@ fn in_precision<'a>(
     }
 }
 
-fn checks<'a>(
+/// The machine's GPU in several forms.
+#[derive(Clone, Copy)]
+struct Drivers<'a> {
+    /// As asked for.
     driver: &'a dyn Driver,
+    /// Without the vendor's library.
     alone: &'a dyn Driver,
+    /// Reading files by itself wherever it can.
+    reading: &'a dyn Driver,
+}
+
+fn checks<'a>(
+    drivers: Drivers<'a>,
     claims: &'static [Claim],
     golden: &'a std::path::Path,
 ) -> Vec<Check<'a>> {
+    let Drivers { driver, alone, reading } = drivers;
     let form = move |form: Form| {
         move || {
             let lines = failures(driver, form, KNOWN);
@@ -396,6 +412,7 @@ fn checks<'a>(
         ("large.splade", Box::new(move || check_splade(driver))),
         ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
         ("large.nf4", Box::new(move || check_nf4(driver))),
+        ("weights.direct", Box::new(move || check_direct(reading))),
         ("keys.baked_values", Box::new(move || check_baked_values(driver))),
         ("cases.whole", Box::new(form(Form::Whole))),
         ("cases.expanded", Box::new(form(Form::Expanded))),

@@ -2,11 +2,12 @@
 //! first request, nothing made afterwards, and no code that nobody launches.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use calor_device::{
-    Artifact, Artifacts, BufferId, CodeId, Compiled, Compiler, Device, DeviceError, Held,
+    Artifact, Artifacts, BufferId, CodeId, Compiled, Compiler, Device, DeviceError, FileRead, Held,
     HostMemory, Memory, PreparedId, Queue, Span, Step, Ticket,
 };
 use calor_kernel::Unit;
@@ -95,6 +96,15 @@ impl Memory for Watched<Box<dyn Memory>> {
 
     fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         self.inner.read(buffer, offset, out)
+    }
+
+    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool {
+        self.inner.reads_file(file, at, len)
+    }
+
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
+        self.doors.pass(Door::Write);
+        self.inner.read_file(file, reads)
     }
 }
 

@@ -265,6 +265,17 @@ impl Checkpoint {
         Ok(Some(hasher.finish()))
     }
 
+    /// The file in which `name` lies as f32, and its first byte there; none where it is stored as
+    /// another type or has no recorded digest.
+    ///
+    /// # Errors
+    /// [`WeightsError::UnknownTensor`].
+    pub fn stored_f32(&self, name: &str) -> Result<Option<(&File, u64)>, WeightsError> {
+        let info = self.info(name)?;
+        let is_so = info.dtype == Dtype::F32 && self.recorded.contains_key(name);
+        Ok(is_so.then(|| (&self.files[info.file_index].file, info.range.start)))
+    }
+
     /// Compares the digests of all parts of `name`, in order, with the one that was recorded.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! What the names are is in `names.rs`. Values are read on request and never changed.
 
-use std::{collections::BTreeMap, ops::Range, sync::OnceLock};
+use std::{collections::BTreeMap, fs::File, ops::Range, sync::OnceLock};
 
 use crate::{
     Checkpoint, Dtype, EncoderConfig, Family, ModelConfig, WeightsError,
@@ -179,6 +179,13 @@ impl Weights {
         }
         let part = first..first + out.len();
         self.checkpoint.read_f32_part_digested(&row.source.stored, part, out)
+    }
+
+    /// The file in which a canonical tensor lies as f32, and its first byte there; none where it is
+    /// a part of a stored one, of another type or without a recorded digest.
+    pub fn stored_f32(&self, name: &str) -> Option<(&File, u64)> {
+        let row = self.rows.get(name).filter(|it| it.whole)?;
+        self.checkpoint.stored_f32(&row.source.stored).ok()?
     }
 
     /// Compares the digests of all parts of a canonical tensor, in order, with what was recorded.

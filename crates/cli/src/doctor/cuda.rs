@@ -1,7 +1,7 @@
 //! What of CUDA is here: its libraries, the driver's version, the GPUs. No GPU is opened.
 
 use calor_device::{DeviceError, Driver};
-use calor_device_cuda::{Libraries, LibraryName};
+use calor_device_cuda::{DirectStorage, Libraries, LibraryName};
 use serde_json::{Value as Json, json};
 
 use super::{Finding, precisions};
@@ -12,6 +12,8 @@ pub(super) struct Section {
     libraries: Libraries,
     /// The driver's CUDA version and the GPUs, or why there are none.
     machine: Result<((u32, u32), Vec<Gpu>), DeviceError>,
+    /// What is wrong with the variable that says how weights are read, if something is.
+    storage: Option<String>,
 }
 
 /// A GPU that was not opened.
@@ -25,7 +27,7 @@ impl Section {
     /// Looks for libraries and asks the driver.
     pub(super) fn look(environment: &Environment) -> Self {
         let libraries = Libraries::find(&LibraryName::ALL, &devices::cuda_path(environment));
-        let driver = devices::cuda_driver(environment, None, false);
+        let driver = devices::cuda_driver(environment, None, false, DirectStorage::Off);
         let machine = driver.version().and_then(|version| {
             // No GPU is an answer of the driver, told from one that is broken by its version.
             let count = driver.count()?;
@@ -35,7 +37,8 @@ impl Section {
             };
             Ok((version, (0..count).map(gpu).collect::<Result<_, _>>()?))
         });
-        Self { libraries, machine }
+        let storage = devices::direct_storage(environment).err();
+        Self { libraries, machine, storage }
     }
 
     pub(super) fn findings(&self) -> Vec<Finding> {
@@ -50,6 +53,11 @@ impl Section {
                 }
             });
         }
+        out.extend(
+            self.storage.as_ref().map(|why| {
+                Finding::bad("direct storage", why.clone(), "`--device cuda` is refused")
+            }),
+        );
         out.push(match &self.machine {
             Ok((_, gpus)) if gpus.is_empty() => Finding::bad(
                 "GPUs",

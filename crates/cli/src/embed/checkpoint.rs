@@ -114,14 +114,16 @@ pub(super) fn about_machine(programs: &Programs, about: &mut Map<String, Json>) 
     let weights = programs.weights();
     if weights.read_bytes > 0 {
         let seconds = weights.wall_ns as f64 / 1e9;
-        let road = match device.kind == devices::Kind::Cpu.name() {
-            true => "read by threads, copied",
-            false => "read by threads, copied through pinned memory",
+        let road = match (device.kind == devices::Kind::Cpu.name(), weights.direct_bytes) {
+            (true, _) => "read by threads, copied",
+            (false, 0) => "read by threads, copied through pinned memory",
+            (false, _) => "read by the GPU, the rest copied through pinned memory",
         };
         let weights = json!({
             "read_bytes": weights.read_bytes,
             "checked_bytes": weights.checked_bytes,
             "proven_bytes": weights.proven_bytes,
+            "direct_bytes": weights.direct_bytes,
             "wall_ns": weights.wall_ns,
             "gigabytes_per_s": weights.read_bytes as f64 / 1e9 / seconds,
             "road": road,

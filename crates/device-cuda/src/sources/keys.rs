@@ -246,6 +246,7 @@ const GRIDS: &[(&str, Grid, &[&str])] = &[
         ],
         &[],
     ),
+    ("digest_parts", &[("part_bytes", &[1 << 10, 1 << 20])], &[]),
     ("rope", &[("d", &[6, 64, 128]), ("dtype", &[0, 1, 2]), ("interleaved", &[0, 1])], &[]),
 ];
 

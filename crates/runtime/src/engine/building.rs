@@ -4,9 +4,11 @@ use calor_device::CodeId;
 use calor_telemetry::Label;
 use calor_telemetry::event::WarmupStep;
 
+use super::direct;
 use super::{ALL, Draft, Engine, JoinedSpec, Part, PartSpec, Program, ProgramId, proof};
 use crate::error::RuntimeError;
 use crate::kernel::KernelHandle;
+use crate::plan::BufferKind;
 
 impl Engine {
     /// Plans, compiles and loads code, reserves memory and loads weights, in this order and each
@@ -30,16 +32,21 @@ impl Engine {
                 true => own.codes_of(&[proof::unit()])?.pop(),
                 false => None,
             };
+            if own.reads_files(&drafts) {
+                own.digester = own.codes_of(&[direct::unit()])?.pop();
+            }
             Ok((handles, prover))
         })?;
         let ((), memory_ns) = self.step(WarmupStep::Reserve, label, |own| {
             let mut all = drafts.iter();
             all.try_for_each(|it| own.grow(it.lane(), it.arena_bytes, it.boundary.bytes))
         })?;
-        let (added, weights_ns) = self.step(WarmupStep::Weights, label, |own| {
+        let added = self.step(WarmupStep::Weights, label, |own| {
             let mut codes = handles.iter().map(KernelHandle::code);
             own.add_drafts(drafts, &mut codes)
-        })?;
+        });
+        self.digester = None;
+        let (added, weights_ns) = added?;
         self.host.clear();
         self.times.plans_ns += plans_ns;
         self.times.code_ns += code_ns;
@@ -47,6 +54,20 @@ impl Engine {
         self.times.weights_ns += weights_ns;
         self.release_unused_code()?;
         Ok(added)
+    }
+
+    /// Whether the device reads any weight of these out of its file by itself.
+    fn reads_files(&self, drafts: &[Draft<'_>]) -> bool {
+        drafts.iter().any(|draft| {
+            draft.spec.parts.iter().zip(&draft.plans).any(|(part, plan)| {
+                let Some(source) = part.spec.source.as_deref() else { return false };
+                plan.buffers.iter().any(|row| {
+                    let BufferKind::Weight { name } = &row.kind else { return false };
+                    let count = row.ty.shape.element_count();
+                    direct::stored(&*self.device.memory, source, name, count).is_some()
+                })
+            })
+        })
     }
 
     /// Every draft, or none.

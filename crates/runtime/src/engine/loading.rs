@@ -6,11 +6,14 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use calor_device::{BufferId, CodeId, Held, HostMemory, PreparedId, Span, Step, Ticket};
+use calor_device::{
+    BufferId, CodeId, DeviceError, FileRead, Held, HostMemory, PreparedId, Span, Step, Ticket,
+};
 use calor_kernel::Digest;
 use calor_telemetry::Stopwatch;
 use calor_telemetry::event::Memory as Purpose;
 
+use super::direct;
 use super::proof::{self, Sums};
 use super::reader::{self, Ending, Filled, Job, Load, Piece, Reading, Window};
 use super::schedule::Schedule;
@@ -19,7 +22,7 @@ use super::{Engine, ProgramSpec, device_step, identity};
 use crate::error::RuntimeError;
 use crate::kernel::KernelHandle;
 use crate::plan::{BufferKind, BufferRow, Place, Plan, PlanSpan};
-use crate::source::{SourceError, WeightSource};
+use crate::source::{PART_LEN, SourceError, Stored, WeightSource};
 
 /// Longest that all steps of a prelude may take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -31,8 +34,10 @@ pub struct WeightsReport {
     pub read_bytes: u64,
     /// Of these, bytes whose digests were compared with recorded ones.
     pub checked_bytes: u64,
-    /// Of these, bytes that were summed again on the device.
+    /// Of these, bytes that were summed again on the device, or digested there.
     pub proven_bytes: u64,
+    /// Of these, bytes that the device read out of their files by itself.
+    pub direct_bytes: u64,
     /// Host time from the first read to the last step's end, programs one after the other.
     pub wall_ns: u64,
     /// Of this, time in which the loader had nothing to hand on: reading was slower.
@@ -43,11 +48,12 @@ pub struct WeightsReport {
 
 impl WeightsReport {
     pub(super) fn add(&mut self, other: Self) {
-        let Self { read_bytes, checked_bytes, proven_bytes, wall_ns, waited_ns, written_ns } =
-            other;
+        let Self { read_bytes, checked_bytes, proven_bytes, direct_bytes, .. } = other;
+        let Self { wall_ns, waited_ns, written_ns, .. } = other;
         self.read_bytes += read_bytes;
         self.checked_bytes += checked_bytes;
         self.proven_bytes += proven_bytes;
+        self.direct_bytes += direct_bytes;
         self.wall_ns += wall_ns;
         self.waited_ns += waited_ns;
         self.written_ns += written_ns;
@@ -73,6 +79,8 @@ struct Target {
     want: Vec<Sums>,
     parts: Vec<Option<Digest>>,
     read_len: usize,
+    /// Where its digests lie on the device; of no length where a reader takes them.
+    digests: Span,
 }
 
 /// What the steps are made of.
@@ -85,6 +93,8 @@ struct Course<'a> {
     targets: Vec<Target>,
     /// The code that sums, where weights are proven.
     prover: Option<CodeId>,
+    /// The code that digests, where the device reads files.
+    digester: Option<CodeId>,
 }
 
 /// A round with its own loads and jobs.
@@ -106,7 +116,12 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn of(plan: &'a Plan, schedule: &Schedule) -> Self {
+    /// `stored` says where the device reads a weight by itself.
+    fn of(
+        plan: &'a Plan,
+        schedule: &Schedule,
+        stored: &dyn Fn(&str, usize) -> Option<Stored<'a>>,
+    ) -> Self {
         let mut out = Self::default();
         for round in &schedule.rounds {
             let (first_load, first_job) = (out.loads.len(), out.jobs.len());
@@ -114,7 +129,8 @@ impl<'a> Work<'a> {
             for index in &round.loads {
                 let row = &plan.buffers[*index];
                 if let BufferKind::Weight { name } = &row.kind {
-                    out.loads.push(Load { name, count: row.ty.shape.element_count() });
+                    let count = row.ty.shape.element_count();
+                    out.loads.push(Load { name, count, direct: stored(name, count) });
                     out.buffers.push(*index);
                 } else {
                     constants.push(*index);
@@ -165,8 +181,14 @@ impl Engine {
         schedule: &Schedule,
         temporary: &mut Temporary,
     ) -> Result<WeightsReport, RuntimeError> {
-        let work = Work::of(plan, schedule);
         let source = spec.source.as_deref();
+        let digester = self.digester.as_ref().map(KernelHandle::code);
+        let work = {
+            let memory = &*self.device.memory;
+            let source = source.filter(|_| digester.is_some());
+            let stored = |name: &str, count| direct::stored(memory, source?, name, count);
+            Work::of(plan, schedule, &stored)
+        };
         if source.is_none() && !work.loads.is_empty() {
             return Err(RuntimeError::NoSource { program: spec.label.to_owned() });
         }
@@ -177,7 +199,8 @@ impl Engine {
         };
         let prover = held.as_ref().map(KernelHandle::code);
         let targets = self.targets(&work, &spans, prover.is_some(), temporary)?;
-        let mut course = Course { plan, codes, work: &work, source, spans, targets, prover };
+        let mut course =
+            Course { plan, codes, work: &work, source, spans, targets, prover, digester };
         while self.host.len() < reader::ahead_max(work.jobs.len()) {
             self.host.push(self.device.memory.host(reader::JOB_LEN)?);
         }
@@ -249,22 +272,30 @@ impl Engine {
         are_proven: bool,
         temporary: &mut Temporary,
     ) -> Result<Vec<Target>, RuntimeError> {
-        let sums_bytes = |load: &Load<'_>| match are_proven {
+        let sums_bytes = |load: &Load<'_>| match are_proven && load.direct.is_none() {
             true => load.count.div_ceil(proof::ROW_LEN) as u64 * proof::SUMS_BYTES,
             false => 0,
         };
-        let all_bytes: u64 = work.loads.iter().map(sums_bytes).sum();
+        let digests_bytes = |load: &Load<'_>| match load.direct {
+            Some(_) => direct::digests_bytes(load.count),
+            None => 0,
+        };
+        let sums_end: u64 = work.loads.iter().map(sums_bytes).sum();
+        let all_bytes: u64 = sums_end + work.loads.iter().map(digests_bytes).sum::<u64>();
         let buffer = match all_bytes {
             0 => None,
             bytes => Some(self.temporary(bytes, temporary)?),
         };
-        let mut offset = 0;
+        // Digests lie behind all sums.
+        let (mut sums_at, mut digests_at) = (0, sums_end);
         let target = |(load, index): (&Load<'_>, &usize)| {
             let span = spans[*index].expect("a buffer that is loaded has its place");
-            let len = sums_bytes(load);
-            let sums = Span { buffer: buffer.unwrap_or(span.buffer), offset, len };
-            offset += len;
-            Target { span, sums, want: Vec::new(), parts: Vec::new(), read_len: 0 }
+            let buffer = buffer.unwrap_or(span.buffer);
+            let sums = Span { buffer, offset: sums_at, len: sums_bytes(load) };
+            let digests = Span { buffer, offset: digests_at, len: digests_bytes(load) };
+            sums_at += sums.len;
+            digests_at += digests.len;
+            Target { span, sums, want: Vec::new(), parts: Vec::new(), read_len: 0, digests }
         };
         Ok(work.loads.iter().zip(&work.buffers).map(target).collect())
     }
@@ -284,6 +315,7 @@ impl Engine {
                 self.device.memory.write(span.buffer, span.offset, bytes)?;
             }
         }
+        self.read_files(batch, course, &mut temporary.report)?;
         for job in &course.work.jobs[batch.jobs.clone()] {
             // Nothing comes when a reader has panicked, and then the scope panics too.
             let watch = Stopwatch::start();
@@ -303,6 +335,57 @@ impl Engine {
         let prepared = self.device.queue.prepare(&steps, &edges, None)?;
         temporary.prepared.push(prepared);
         temporary.last = Some(self.device.queue.run(prepared)?);
+        Ok(())
+    }
+
+    /// Has the device read what it reads by itself, file by file.
+    fn read_files(
+        &mut self,
+        batch: &Batch,
+        course: &mut Course<'_>,
+        report: &mut WeightsReport,
+    ) -> Result<(), RuntimeError> {
+        let loads = &course.work.loads;
+        let of_batch = batch.loads.clone();
+        let direct: Vec<(usize, Stored<'_>)> =
+            of_batch.filter_map(|it| Some((it, loads[it].direct?))).collect();
+        for of_file in direct.chunk_by(|a, b| std::ptr::eq(a.1.file, b.1.file)) {
+            let Some((_, Stored { file, .. })) = of_file.first() else { continue };
+            let read = |(load, stored): &(usize, Stored<'_>)| {
+                let Span { buffer, offset, .. } = course.targets[*load].span;
+                let len = 4 * loads[*load].count as u64;
+                FileRead { at: stored.at, to: Span { buffer, offset, len } }
+            };
+            let reads: Vec<FileRead> = of_file.iter().map(read).collect();
+            let watch = Stopwatch::start();
+            let came = self.device.memory.read_file(file, &reads);
+            report.waited_ns += watch.elapsed_ns();
+            match came {
+                Ok(()) => report.direct_bytes += reads.iter().map(|it| it.to.len).sum::<u64>(),
+                Err(DeviceError::File { .. }) => {
+                    for (load, _) in of_file {
+                        self.read_here(*load, course)?;
+                    }
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a weight through memory of the host, because the device could not.
+    fn read_here(&mut self, load: usize, course: &Course<'_>) -> Result<(), RuntimeError> {
+        let Load { name, count, .. } = course.work.loads[load];
+        let Some(source) = course.source else { return Ok(()) };
+        let Span { buffer, offset, .. } = course.targets[load].span;
+        let mut part = vec![0.0; PART_LEN.min(count)];
+        for first in (0..count).step_by(PART_LEN) {
+            let part = &mut part[..PART_LEN.min(count - first)];
+            // Its digest is taken on the device all the same.
+            source.read(name, first, part).map_err(|err| course.failed(load, err))?;
+            let offset = offset + 4 * first as u64;
+            self.device.memory.write(buffer, offset, bytemuck::cast_slice(part))?;
+        }
         Ok(())
     }
 
@@ -343,10 +426,20 @@ impl Engine {
             if course.source.is_some() && target.parts.iter().all(Option::is_some) {
                 report.checked_bytes += bytes;
             }
+            if course.prover.is_some() || load.direct.is_some() {
+                report.proven_bytes += bytes;
+            }
         }
-        if course.prover.is_none() {
-            return Ok(report);
+        if course.prover.is_some() {
+            self.judge_sums(course)?;
         }
+        if course.digester.is_some() {
+            self.judge_digests(course)?;
+        }
+        Ok(report)
+    }
+
+    fn judge_sums(&mut self, course: &Course<'_>) -> Result<(), RuntimeError> {
         let len: u64 = course.targets.iter().map(|it| it.sums.len).sum();
         let mut found = vec![[0_u32; 2]; (len / proof::SUMS_BYTES) as usize];
         if let Some(first) = course.targets.first() {
@@ -361,8 +454,21 @@ impl Engine {
                 return Err(RuntimeError::Damaged { name, element });
             }
         }
-        report.proven_bytes = report.read_bytes;
-        Ok(report)
+        Ok(())
+    }
+
+    /// Compares the digests of what the device has read with what was recorded.
+    fn judge_digests(&mut self, course: &Course<'_>) -> Result<(), RuntimeError> {
+        let direct = course.targets.iter().enumerate().filter(|it| 0 < it.1.digests.len);
+        for (load, Target { digests, .. }) in direct {
+            let Some(source) = course.source else { continue };
+            let mut found = vec![0; digests.len as usize];
+            self.device.memory.read(digests.buffer, digests.offset, &mut found)?;
+            let parts = direct::digests(&found);
+            let checked = source.check(course.work.loads[load].name, &parts);
+            checked.map_err(|err| course.failed(load, err))?;
+        }
+        Ok(())
     }
 }
 
@@ -394,8 +500,16 @@ impl Course<'_> {
     /// The steps of a round: sums of what was read, then its part of the prelude.
     fn steps(&self, batch: &Batch) -> Vec<Step> {
         let mut steps = Vec::new();
+        if let Some(code) = self.digester {
+            let loads = batch.loads.clone().filter(|it| self.work.loads[*it].direct.is_some());
+            steps.extend(loads.map(|load| {
+                let Target { span, digests, .. } = self.targets[load];
+                direct::step(code, self.work.loads[load].count, span, digests)
+            }));
+        }
         if let Some(code) = self.prover {
-            for load in batch.loads.clone() {
+            let loads = batch.loads.clone().filter(|it| self.work.loads[*it].direct.is_none());
+            for load in loads {
                 let Target { span, sums, .. } = self.targets[load];
                 let launches = proof::launches(self.work.loads[load].count);
                 steps.extend(launches.map(|words| {

@@ -1,9 +1,10 @@
 //! A device's memory with a count of what is held. Not a pool: it decides nothing.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::Arc;
 
-use calor_device::{BufferId, DeviceError, HostMemory, Memory};
+use calor_device::{BufferId, DeviceError, FileRead, HostMemory, Memory};
 use calor_telemetry::Counters;
 use calor_telemetry::counter::Plain;
 
@@ -53,6 +54,14 @@ impl Memory for Metered {
 
     fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         self.memory.read(buffer, offset, out)
+    }
+
+    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool {
+        self.memory.reads_file(file, at, len)
+    }
+
+    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
+        self.memory.read_file(file, reads)
     }
 }
 

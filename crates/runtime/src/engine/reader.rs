@@ -12,7 +12,7 @@ use calor_kernel::Digest;
 
 use super::proof::{self, Sums};
 use super::schedule::ALIGN_BYTES;
-use crate::source::{PART_LEN, SourceError, WeightSource};
+use crate::source::{PART_LEN, SourceError, Stored, WeightSource};
 
 /// Elements of a job: long enough that the bus is busy, and short, as memory that a device reads
 /// takes half a millisecond a MiB to come by.
@@ -30,6 +30,8 @@ const AHEAD: usize = 2;
 pub(super) struct Load<'a> {
     pub(super) name: &'a str,
     pub(super) count: usize,
+    /// Where the device reads it by itself, if it does: no reader does then.
+    pub(super) direct: Option<Stored<'a>>,
 }
 
 /// Elements of one weight in a job.
@@ -51,7 +53,8 @@ pub(super) type Job = Vec<Piece>;
 pub(super) fn jobs(loads: &[Load<'_>], first: usize) -> Vec<Job> {
     let mut out = Vec::new();
     let (mut job, mut used): (Job, usize) = (Vec::new(), 0);
-    for (load, Load { count, .. }) in loads.iter().enumerate() {
+    let read = loads.iter().enumerate().filter(|it| it.1.direct.is_none());
+    for (load, Load { count, .. }) in read {
         for start in (0..*count).step_by(JOB_LEN) {
             let len = JOB_LEN.min(count - start);
             if JOB_LEN < used + len {
@@ -233,7 +236,8 @@ impl<'a> Reading<'a> {
 #[test]
 fn jobs_hold_every_element_once_and_in_order() {
     let counts = [3, 5 * JOB_LEN + 7, 100, 0, JOB_LEN];
-    let loads: Vec<Load<'_>> = counts.iter().map(|it| Load { name: "w", count: *it }).collect();
+    let loads: Vec<Load<'_>> =
+        counts.iter().map(|it| Load { name: "w", count: *it, direct: None }).collect();
     let jobs = jobs(&loads, 10);
     let mut seen = vec![0; counts.len()];
     for job in &jobs {
