@@ -14,6 +14,8 @@ use crate::{
     recording::last_run,
 };
 
+/// Kernels that a text names: those that took longest.
+const KERNEL_COUNT_SHOWN: usize = 10;
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -156,6 +158,15 @@ fn text(run: &Json) -> Result<(), Failure> {
             "cache       {name}: {} hits, {} misses ({rate})",
             of(&it["hits"]),
             of(&it["misses"]),
+        ))?;
+    }
+    for it in run["kernels"].as_array().into_iter().flatten().take(KERNEL_COUNT_SHOWN) {
+        let ms = it["device_time_ns"].as_f64().unwrap_or(0.0) / 1e6;
+        answer::line(format!(
+            "kernel      {ms:.3} ms in {} runs of {} ({})",
+            of(&it["count"]),
+            of(&it["kernel"]),
+            of(&it["config"]),
         ))?;
     }
     answer::line(format!("lost        {} records", of(&run["lost_record_count"])))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use calor_device::{Device, DeviceError, Driver};
+use calor_device::{Device, DeviceError, Driver, Profile};
 use calor_device_cpu::CpuDriver;
 use calor_device_cuda::{CudaDriver, CudaOptions, SearchPath};
 
@@ -193,13 +193,15 @@ pub(crate) fn cuda_driver(
     environment: &Environment,
     memory_bytes: Option<u64>,
     early_library: bool,
+    profile: Option<Profile>,
 ) -> CudaDriver {
     let path = cuda_path(environment);
-    CudaDriver::new(CudaOptions { path, memory_bytes, early_library, ..CudaOptions::default() })
+    let rest = CudaOptions::default();
+    CudaDriver::new(CudaOptions { path, memory_bytes, early_library, profile, ..rest })
 }
 
 /// Opens what the user asked for, and nothing else. Of a list it is the first that is there; one
-/// that is there and does not open ends the search.
+/// that is there and does not open ends the search. Times of steps go to `profile`.
 ///
 /// # Errors
 /// When it is not there or does not open.
@@ -208,6 +210,7 @@ pub(crate) fn open(
     threads: usize,
     memory_bytes: Option<u64>,
     environment: &Environment,
+    profile: Option<&Profile>,
 ) -> Result<Device, Failure> {
     let machines = match wish {
         Wish::Exactly(one) => std::slice::from_ref(one),
@@ -217,10 +220,14 @@ pub(crate) fn open(
     for machine in machines {
         let opened = match machine.kind {
             Kind::Cpu => {
-                let cpu = CpuDriver { threads, level: None, memory_bytes, profile: None };
+                let profile = profile.cloned();
+                let cpu = CpuDriver { threads, level: None, memory_bytes, profile };
                 open_with(&cpu, *machine)
             }
-            Kind::Cuda => open_with(&cuda_driver(environment, memory_bytes, true), *machine),
+            Kind::Cuda => {
+                let cuda = cuda_driver(environment, memory_bytes, true, profile.cloned());
+                open_with(&cuda, *machine)
+            }
             Kind::Wgpu => Err(Refusal::NotBuilt),
         };
         match opened {
@@ -326,7 +333,7 @@ mod tests {
 
     #[track_caller]
     fn fails(wish: &str, environment: &Environment, exit: Exit, want: &str) {
-        let failure = open(&wish.parse().unwrap(), 1, None, environment).unwrap_err();
+        let failure = open(&wish.parse().unwrap(), 1, None, environment, None).unwrap_err();
         assert_eq!(failure.exit, exit, "{failure}");
         assert!(failure.to_string().contains(want), "{failure}");
     }
@@ -336,7 +343,7 @@ mod tests {
         let environment = Environment::default();
         fails("wgpu", &environment, Exit::Environment, "this build has no device `wgpu`");
         fails("wgpu,wgpu:1", &environment, Exit::Environment, "wgpu:1: not in this build");
-        let device = open(&"wgpu,cpu".parse().unwrap(), 1, None, &environment).unwrap();
+        let device = open(&"wgpu,cpu".parse().unwrap(), 1, None, &environment, None).unwrap();
         assert_eq!(device.signature.kind, "cpu");
     }
 

@@ -75,6 +75,10 @@ fn run() -> Result<Exit, Failure> {
     let environment = Environment::read();
     let quiet = arguments.quiet;
     let command = &arguments.command;
+    if arguments.telemetry.telemetry_kernels && !command.runs_programs() {
+        return Err(Failure::usage(format!("`{}` has no steps to time", command.name()))
+            .hint("`--telemetry-kernels` is for embed, search, warmup and serve"));
+    }
     let is_endless = matches!(command, Command::Serve(_));
     let recording = Recording::start(&arguments.telemetry, command.name(), options, is_endless);
     let _listening = listen(&arguments.telemetry, &recording)?;

@@ -6,15 +6,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use calor_device::Signature;
 use calor_measure::environment::{Gpus, Told, capture, peak_host_bytes};
 use calor_telemetry::{
     Counters, Log, Null, Record, Recorder, Ring, Snapshot, Stopwatch, clock, counter::Plain, jsonl,
     run, run::RunFacts, trace,
 };
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::{
     arguments::{NamesWord, TelemetryArguments},
@@ -46,6 +47,8 @@ pub(crate) struct Recording {
     watch: Stopwatch,
     started_s: u64,
     energy_mj: Option<u64>,
+    /// Devices that were opened, with what compiles and computes there.
+    devices: Arc<Mutex<Vec<Json>>>,
 }
 
 /// Where events are kept while the run goes on.
@@ -104,6 +107,7 @@ impl Recording {
             watch: Stopwatch::start(),
             started_s: clock::unix_s(),
             energy_mj: if for_files { Gpus::open().energy_mj() } else { None },
+            devices: Arc::default(),
         }
     }
 
@@ -112,6 +116,7 @@ impl Recording {
         let wanted = TelemetryArguments {
             telemetry: None,
             trace: None,
+            telemetry_kernels: false,
             telemetry_names: NamesWord::Current,
             telemetry_socket: None,
             no_telemetry: true,
@@ -122,6 +127,25 @@ impl Recording {
     /// Whether every event is kept until the end.
     pub(crate) fn is_for_files(&self) -> bool {
         self.wanted.names_a_file()
+    }
+
+    /// Whether every step of a program is an event.
+    pub(crate) fn times_steps(&self) -> bool {
+        self.wanted.telemetry_kernels
+    }
+
+    /// Notes a device that was opened; the same one is noted once.
+    pub(crate) fn opened(&self, device: &Signature) {
+        let versions: Map<String, Json> =
+            device.versions.iter().map(|(name, it)| (name.clone(), it.clone().into())).collect();
+        let row = json!({
+            "kind": device.kind, "model": device.model, "arch": device.arch,
+            "memory_bytes": device.memory_bytes, "versions": versions,
+        });
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if !devices.contains(&row) {
+            devices.push(row);
+        }
     }
 
     /// Where events go.
@@ -157,7 +181,7 @@ impl Recording {
         let change = self.counters.snapshot().since(&self.start);
         let for_files = self.is_for_files();
         let energy = Gpus::open_if(self.energy_mj.is_some()).energy_mj();
-        let machine = match for_files {
+        let mut machine = match for_files {
             true => capture(&Told {
                 code: json!({ "revision": REVISION, "version": VERSION }),
                 variables: &environment.measured,
@@ -165,6 +189,10 @@ impl Recording {
             }),
             false => Json::Null,
         };
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !devices.is_empty() {
+            machine["devices"] = devices.into();
+        }
         let facts = RunFacts {
             wall_ns: self.watch.elapsed_ns(),
             environment: machine,

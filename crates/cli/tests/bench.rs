@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 struct Place(TempDir);
@@ -282,7 +282,7 @@ fn the_last_run_is_told_and_forgotten() {
     let text = place.run(&["accel-info"]);
     assert!(text.out.contains("programs") && text.out.contains("fusion"), "{}", text.out);
     let told: Json = serde_json::from_str(&place.run(&info).out).unwrap();
-    assert_eq!((&told["schema_version"], &told["source"]), (&"2.0".into(), &"last-run".into()));
+    assert_eq!((&told["schema_version"], &told["source"]), (&"2.1".into(), &"last-run".into()));
     assert_eq!(told["run"]["program"], "embed");
     assert!(0 < told["run"]["counters"]["calor.programs"].as_u64().unwrap());
     assert!(0 < told["run"]["transfers"]["upload_bytes"].as_u64().unwrap());
@@ -302,8 +302,14 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     };
     let lines = run("t.jsonl", &["--trace", "trace.json"]);
     let last: Json = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
-    assert_eq!(last["schema"], "calor.run/2.0");
+    assert_eq!(last["schema"], "calor.run/2.1");
     assert!(last["environment"]["host"]["cpu"].is_string() && last.get("legacy").is_none());
+    let device = &last["environment"]["devices"][0];
+    assert_eq!(
+        (&device["kind"], last["environment"]["devices"][1].is_null()),
+        (&"cpu".into(), true)
+    );
+    assert!(device["versions"]["calor-device-cpu"].is_string(), "{device}");
     assert!(lines.lines().any(|it| it.contains("\"program_ran\"")));
     let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
     // A request, its programs, and arrows from the one to the others.
@@ -337,7 +343,42 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     assert_eq!(answer.code, 3);
     assert!(answer.err.contains("later than 2"), "{}", answer.err);
     let schema: Json = serde_json::from_str(&place.run(&["telemetry", "schema"]).out).unwrap();
-    assert_eq!(schema["$id"], "calor:run/2.0");
+    assert_eq!(schema["$id"], "calor:run/2.1");
+}
+
+#[test]
+fn kernels_are_timed_where_that_is_asked_for_and_nowhere_else() {
+    let place = Place::new();
+    place.checkpoint();
+    let embed = ["embed", "a text", "--checkpoint", "seeded/all-MiniLM-L6-v2", "--quiet"];
+    let run = |more: &[&str]| {
+        let answer = place.run(&[&embed[..], &["--telemetry", "t.json"], more].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        serde_json::from_str::<Json>(&place.text("t.json")).unwrap()
+    };
+    let quiet = run(&[]);
+    assert_eq!((&quiet["kernels"], &quiet["time"]["kernel_ns"]), (&json!([]), &Json::Null));
+    let told = run(&["--telemetry-kernels", "--trace", "trace.json"]);
+    let kernels = told["kernels"].as_array().unwrap();
+    let sum = |name: &str| kernels.iter().map(|it| it[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(sum("count"), told["counters"]["calor.kernels"].as_u64().unwrap());
+    assert_eq!(told["time"]["kernel_ns"], sum("device_time_ns"));
+    assert!(0 < sum("device_time_ns"));
+    assert!(told["time"]["kernel_ns"].as_u64() <= told["time"]["programs_ns"].as_u64());
+    for kernel in kernels {
+        let named = |name: &str| kernel[name].as_str().is_some_and(|it| !it.is_empty());
+        assert!(named("kernel") && named("config") && kernel["device"] == "cpu", "{kernel}");
+    }
+    let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let slices = events.iter().filter(|it| it["cat"] == "kernel_ran" && it["ph"] == "X");
+    assert_eq!(slices.count() as u64, sum("count"));
+    let answer = place.run(&["accel-info"]);
+    assert!(answer.out.contains("kernel      "), "{}", answer.out);
+
+    let answer = place.run(&["models", "list", "--telemetry-kernels"]);
+    assert_eq!(answer.code, 2, "{}", answer.err);
+    assert!(answer.err.contains("no steps to time"), "{}", answer.err);
 }
 
 #[cfg(unix)]

@@ -327,7 +327,7 @@ fn what_happened_is_recorded() {
     let lines = read("t.jsonl");
     let (events, last) = lines.trim_end().rsplit_once('\n').unwrap();
     assert!(events.lines().all(|it| it.contains("calor.telemetry/")));
-    assert!(last.contains("\"schema\":\"calor.run/2.0\""));
+    assert!(last.contains("\"schema\":\"calor.run/2.1\""));
     assert!(read("t.jsonl").contains("program_ran"));
     assert!(read("t.json").contains("traceEvents"));
 }

@@ -25,7 +25,7 @@ impl Section {
     /// Looks for libraries and asks the driver.
     pub(super) fn look(environment: &Environment) -> Self {
         let libraries = Libraries::find(&LibraryName::ALL, &devices::cuda_path(environment));
-        let driver = devices::cuda_driver(environment, None, false);
+        let driver = devices::cuda_driver(environment, None, false, None);
         let machine = driver.version().and_then(|version| {
             // No GPU is an answer of the driver, told from one that is broken by its version.
             let count = driver.count()?;
