@@ -240,7 +240,7 @@ pub(crate) fn run(
     match &arguments.command {
         BenchCommand::List { json } => scenario::list(*json),
         BenchCommand::Run(it) => match (&it.name, &it.suite) {
-            (Some(name), _) => scenario::measure(name, it, environment),
+            (Some(name), _) => scenario::measure(name, it, environment, recording),
             (None, Some(suite)) => suite::run(suite, it, environment, quiet),
             (None, None) => Err(Failure::usage("name a scenario, or a suite with `--suite`")),
         },

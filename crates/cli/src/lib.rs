@@ -119,7 +119,7 @@ fn dispatch(
     match command {
         Command::Embed(it) => embed::run(it, environment, recording, quiet),
         Command::Search(it) => search::run(it, environment, recording, quiet),
-        Command::Models(it) => models::run(it, environment, quiet),
+        Command::Models(it) => models::run(it, environment, recording, quiet),
         Command::Cache(it) => cache::run(it, environment, quiet),
         Command::Plan(it) => plan::run(it, environment),
         Command::Load(it) => load::run(it),

@@ -89,14 +89,15 @@ impl Recording {
         is_endless: bool,
     ) -> Self {
         let for_files = wanted.names_a_file();
-        let last = |count| Kept::Last(Arc::new(Ring::new(RING_THREAD_COUNT, count)));
+        let counters = Arc::new(Counters::new());
+        let ring = |count| Ring::new(RING_THREAD_COUNT, count).counted_in(counters.clone());
+        let last = |count| Kept::Last(Arc::new(ring(count)));
         let kept = match (wanted.no_telemetry, for_files) {
             (true, _) => Kept::Nothing,
             (false, true) if is_endless => last(FILE_RECORD_COUNT),
             (false, true) => Kept::All(Arc::new(Log::new())),
             (false, false) => last(RING_RECORD_COUNT),
         };
-        let counters = Arc::new(Counters::new());
         Self {
             program,
             options,

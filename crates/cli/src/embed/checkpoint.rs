@@ -177,7 +177,8 @@ impl CheckpointEngine {
     }
 
     fn made(&mut self, embedded: Embedded) -> Made {
-        let Embedded { output, truncated, token_count } = embedded;
+        let Embedded { output, cut, token_count } = embedded;
+        let truncated = cut.is_some();
         let mut details = Map::new();
         details.insert("model".into(), self.about["model"].clone());
         details.insert("token_count".into(), token_count.into());
@@ -194,7 +195,7 @@ impl CheckpointEngine {
             }
         };
         self.columns = vec![Column { name: name.into(), kind }];
-        Made { cells: vec![cell], details, table, truncated, token_count }
+        Made { cells: vec![cell], details, table, truncated, cut, token_count }
     }
 }
 
