@@ -291,6 +291,28 @@ fn the_last_run_is_told_and_forgotten() {
 }
 
 #[test]
+fn what_recording_costs_is_told_with_what_decides() {
+    let place = Place::new();
+    let answer = place.run(&["bench", "overhead", "--blocks", "8", "--seconds", "0", "--json"]);
+    // So few requests need not decide.
+    assert!([0, 1, 2].contains(&answer.code) && answer.err.is_empty(), "{}", answer.err);
+    let told: Json = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&told["event_count"], &told["allowed_percent"]), (&json!(2), &json!(1.0)));
+    let overhead = &told["overhead_percent"];
+    let of = |name: &str| overhead[name].as_f64().unwrap();
+    assert!(of("low") <= of("middle") && of("middle") <= of("high"), "{told}");
+    assert!(0.0 < told["request_ns"].as_f64().unwrap() && told["verdict"].is_string());
+    let holds = match answer.code {
+        0 => json!(true),
+        1 => json!(false),
+        _ => Json::Null,
+    };
+    assert_eq!(told["holds"], holds);
+    let answer = place.run(&["bench", "overhead", "--blocks", "1", "--seconds", "0"]);
+    assert!(answer.err.contains("too few blocks"), "{}", answer.err);
+}
+
+#[test]
 fn a_file_holds_events_and_the_document_and_is_brought_up() {
     let place = Place::new();
     place.checkpoint();
