@@ -5,7 +5,8 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     process::{Command, Output, Stdio},
 };
 
@@ -453,4 +454,40 @@ fn a_running_process_answers_and_starts_anew() {
     assert!(child.wait().unwrap().success());
     assert!(!socket.exists());
     assert_eq!(ask(&[]).code, 4);
+}
+
+/// Answers one request after another with a counter that grows by each.
+fn scraped() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (count, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            while lines.next().is_some_and(|it| !it.is_empty()) {}
+            let body =
+                format!("# TYPE calor_programs_total counter\ncalor_programs_total {count}\n");
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/plain\r\n";
+            let length = body.len();
+            let _ = write!(&stream, "{head}content-length: {length}\r\n\r\n{body}");
+        }
+    });
+    port
+}
+
+#[test]
+fn a_server_is_asked_for_what_grew_since_a_reset() {
+    let place = Place::new();
+    let url = format!("http://127.0.0.1:{}", scraped());
+    let ask = |more: &[&str]| {
+        let answer = place.run(&[&["accel-info", "--json", "--url", &url][..], more].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        let told: Json = serde_json::from_str(&answer.out).unwrap();
+        assert_eq!((&told["source"], &told["schema_version"]), (&"server".into(), &"2.1".into()));
+        (told["run"]["metrics"]["calor_programs_total"].clone(), told["run"]["since_s"].is_u64())
+    };
+    assert_eq!(ask(&[]), (json!(0), false));
+    assert_eq!(ask(&["--reset"]), (json!(1), false));
+    assert_eq!(ask(&[]), (json!(1), true));
+    assert_eq!(ask(&["--reset"]), (json!(2), true));
+    assert_eq!(ask(&[]), (json!(1), true));
 }
