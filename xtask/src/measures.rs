@@ -180,7 +180,7 @@ fn overload(root: &Path) -> Result<bool> {
     Ok(status.success())
 }
 
-/// `cargo xtask nightly`: overload, suite, package, gates, status, dashboard.
+/// `cargo xtask nightly`: overload, what recording costs, suite, package, gates, status, dashboard.
 pub(crate) fn nightly(night: &Night) -> Result<bool> {
     let root = root()?;
     let withstands = overload(&root)?;
@@ -188,6 +188,9 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
     let built = Command::new(cargo()).args(build).current_dir(&root).status()?;
     ensure!(built.success(), "calor does not build");
     let program = root.join("target/release/calor");
+    let overhead =
+        Command::new(&program).args(["bench", "overhead"]).current_dir(&root).status()?;
+    let recording = Said::of(overhead.code())?;
     let package = night.output.join("package");
     let python = python()?;
     let run = ["bench", "run", "--suite", text(&night.suite)?, "--device", &night.device];
@@ -202,12 +205,13 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
         "schema": "calor.night/1.0",
         "commit": git(&["rev-parse", "HEAD"])?,
         "state": match said {
-            _ if !withstands => "failure",
+            _ if !withstands || recording == Said::Fails => "failure",
             Said::Holds => "success",
             Said::Fails => "failure",
             Said::Unknown => "error",
         },
         "overload": if withstands { "holds" } else { "fails" },
+        "recording": format!("{recording:?}").to_lowercase(),
         "description": first_line(&markdown)?,
     });
     fs::write(night.output.join("status.json"), format!("{status:#}\n"))?;
@@ -228,8 +232,11 @@ pub(crate) fn nightly(night: &Night) -> Result<bool> {
         ensure!(Command::new(&program).args(&line).status()?.success(), "no dashboard is drawn");
     }
     let under_load = if withstands { "withstands" } else { "does not withstand" };
-    println!("nightly: {said:?}, {under_load} overload, in {}", night.output.display());
-    Ok(said == Said::Holds && withstands)
+    println!(
+        "nightly: {said:?}, {under_load} overload, recording {recording:?}, in {}",
+        night.output.display()
+    );
+    Ok(said == Said::Holds && withstands && recording != Said::Fails)
 }
 
 fn first_line(path: &Path) -> Result<String> {

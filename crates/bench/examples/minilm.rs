@@ -12,8 +12,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use calor_device::Driver;
-use calor_device_cpu::{CpuDriver, CpuProfile};
+use calor_device::{Driver, Profile};
+use calor_device_cpu::CpuDriver;
 use calor_embed::InferencePrecision;
 use calor_embed::embedder::{CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions};
 use calor_embed::input::Role;
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batch_tokens_max = batch_tokens.parse()?;
     let threads = threads.parse()?;
     let items = items(Path::new(ids), text_count)?;
-    let profile = CpuProfile::new();
+    let profile = Profile::new();
     let driver =
         CpuDriver { threads, level: None, memory_bytes: None, profile: Some(profile.clone()) };
     let device = driver.open(0)?;
@@ -70,6 +70,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         if line.trim() == "steps" {
+            profile.take();
+            embed(&mut embedder, &items)?;
             answer(&steps(&embedder, &profile, &capabilities, batch_tokens_max)?)?;
             continue;
         }
@@ -111,18 +113,18 @@ fn embed(
 /// Label, nanoseconds and operations of each step of the last run.
 fn steps(
     embedder: &CheckpointEmbedder,
-    profile: &CpuProfile,
+    profile: &Profile,
     capabilities: &Capabilities,
     batch_tokens_max: usize,
 ) -> Result<Value, Box<dyn Error>> {
     let tower = embedder.text_tower().ok_or("the checkpoint has no text tower")?;
     let bucket = Bucket::smallest(tower.ladder(), batch_tokens_max, 1).ok_or("no such bucket")?;
     let plan = calor_runtime::plan(&tower.graph(bucket)?, capabilities, &Choices::default())?;
-    let (_, times) = profile.last_run().ok_or("nothing has run")?;
+    let times = profile.take().pop().ok_or("nothing has run")?.steps;
     if times.len() != plan.steps.len() {
         return Err("the last run was of another program".into());
     }
-    let rows = plan.steps.iter().zip(times).map(|(step, ns)| match step {
+    let rows = plan.steps.iter().zip(times).map(|(step, (_, ns))| match step {
         PlanStep::Run { label, flops, moved_bytes, .. } => json!([label, ns, flops, moved_bytes]),
         PlanStep::Copy { to, .. } => json!(["copy", ns, 0, 2 * to.len]),
     });

@@ -61,6 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 commit: Some(commit.clone()),
                 dirty: Some(state.as_str() != "clean"),
             },
+            recorder: Arc::new(Null),
         };
         let run = run(name, &context)?;
         write!(std::io::stderr(), "{run}")?;

@@ -228,7 +228,7 @@ fn sampled(
 }
 
 /// Calls until times have settled; how long that took, the last call, and how often.
-fn warm_up(
+pub(crate) fn warm_up(
     arm: &mut dyn Call,
     check: &dyn Fn(Done) -> Result<(), BenchError>,
 ) -> Result<(u64, u64, usize), BenchError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use calor_device::{Artifacts, Device, Driver};
 use calor_runtime::Build;
-use calor_telemetry::{Counters, Null, Stopwatch};
+use calor_telemetry::{Counters, Event, Label, Null, Recorder, Stopwatch};
 
 use crate::error::BenchError;
 use crate::host::{Host, forget_peak, peak_rss_bytes};
@@ -72,6 +72,8 @@ pub struct Context<'a> {
     pub thread_count: NonZeroUsize,
     /// The program that is measured.
     pub revision: Revision,
+    /// Is told of each sample of time behind its end; what is measured records nothing.
+    pub recorder: Arc<dyn Recorder>,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -91,6 +93,17 @@ impl Context<'_> {
 
     pub(crate) fn open(&self) -> Result<Device, BenchError> {
         Ok(self.driver.open(0)?)
+    }
+
+    /// Tells of a sample that has just ended: its place, and what it computed.
+    pub(crate) fn sampled(&self, name: &str, sample_index: usize, amount: [u64; 2], wall_ns: u64) {
+        self.recorder.record(Event::ScenarioSampled {
+            scenario: Label::of(name),
+            sample_index: sample_index as u64,
+            item_count: amount[0],
+            token_count: amount[1],
+            wall_ns,
+        });
     }
 
     /// A build of its own on a device of its own, and its counters.
@@ -185,6 +198,7 @@ pub(crate) struct Calls {
 /// Times calls one by one: the first by itself, some to warm up, then the samples. All must
 /// compute as much, and the last what the first did.
 pub(crate) fn timed(
+    context: &Context<'_>,
     name: &str,
     calls: Calls,
     mut call: impl FnMut() -> Result<Done, BenchError>,
@@ -206,6 +220,7 @@ pub(crate) fn timed(
             return Err(wrong("a call gave another result than the first"));
         }
         if calls.warm_count <= index {
+            context.sampled(name, samples.len(), [first.item_count, first.token_count], ns);
             samples.push(ns);
         }
     }

@@ -5,9 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calor_bench::{Child, Context, Revision, Run, SCENARIOS, Size, op_names, run};
+use calor_bench::{Child, Context, Revision, Run, SCENARIOS, Size, Unit, op_names, run};
 use calor_device::{Driver, NoArtifacts};
 use calor_device_cpu::CpuDriver;
+use calor_telemetry::{Event, Log, Null, Recorder};
 use calor_weights::{Dtype, SYNTH_MODELS, SynthOptions, SynthProfile, synth};
 
 const TRUNK: &str = "all-MiniLM-L6-v2";
@@ -31,6 +32,10 @@ fn child() -> Child {
 }
 
 fn smoke(name: &str) -> Run {
+    told(name, Arc::new(Null))
+}
+
+fn told(name: &str, recorder: Arc<dyn Recorder>) -> Run {
     let place = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(place.path());
     let scratch = place.path().join("scratch");
@@ -45,6 +50,7 @@ fn smoke(name: &str) -> Run {
         batch_tokens_max: 128,
         thread_count: NonZeroUsize::MIN,
         revision: Revision { commit: Some("0123456789ab".into()), dirty: Some(true) },
+        recorder,
     };
     run(name, &context).unwrap_or_else(|err| panic!("{name}: {err}"))
 }
@@ -55,10 +61,34 @@ fn a_child_prints_a_vector() {
     println!("\n[{}]", device.signature.parallel_count);
 }
 
+/// Samples that were told of, in their order: what one computed, and how long it took.
+fn sampled(log: &Log, name: &str) -> Vec<[u64; 4]> {
+    let sample = |event| match event {
+        Event::ScenarioSampled { scenario, sample_index, item_count, token_count, wall_ns } => {
+            assert_eq!(scenario.text(), name);
+            Some([sample_index, item_count, token_count, wall_ns])
+        }
+        _ => None,
+    };
+    log.events().into_iter().filter_map(sample).collect()
+}
+
+/// The same of a run; its parts, such as loading weights, are no samples of their own.
+fn timed(run: &Run, name: &str) -> Vec<[u64; 4]> {
+    let measures = run.measures.iter().filter(|it| it.name == name && it.unit == Unit::Ns);
+    let rows = measures.flat_map(|it| {
+        let amount = [it.item_count, it.token_count].map(|one| one * it.runs_per_sample_count);
+        (0..).zip(&it.samples).map(move |(index, ns)| [index, amount[0], amount[1], *ns])
+    });
+    rows.collect()
+}
+
 #[test]
 fn every_scenario_runs() {
     for scenario in SCENARIOS.iter().filter(|it| it.name != "op.*") {
-        let run = smoke(scenario.name);
+        let log = Arc::new(Log::new());
+        let run = told(scenario.name, log.clone());
+        assert_eq!(sampled(&log, scenario.name), timed(&run, scenario.name), "{}", scenario.name);
         for measure in &run.measures {
             assert!(measure.name.starts_with(scenario.name), "{}", measure.name);
             assert!(measure.samples.iter().all(|it| 0 < *it), "{}", measure.name);
@@ -109,6 +139,7 @@ fn what_is_missing_is_an_error() {
         batch_tokens_max: 128,
         thread_count: NonZeroUsize::MIN,
         revision: Revision { commit: None, dirty: None },
+        recorder: Arc::new(Null),
     };
     for name in ["tea", "op.tea", "embed.minilm.1x32", "start.first_vector", "memory.peak.minilm"] {
         assert!(run(name, &context).is_err(), "{name}");

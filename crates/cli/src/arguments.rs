@@ -118,6 +118,11 @@ impl Command {
     pub(crate) fn leaves_a_summary(&self) -> bool {
         matches!(self, Self::Embed(_) | Self::Search(_) | Self::Warmup(_))
     }
+
+    /// Whether it runs programs whose steps can be timed.
+    pub(crate) fn runs_programs(&self) -> bool {
+        matches!(self, Self::Embed(_) | Self::Search(_) | Self::Warmup(_) | Self::Serve(_))
+    }
 }
 
 /// How the answer looks.

@@ -2,6 +2,7 @@
 
 mod arm;
 mod evidence;
+mod overhead;
 mod scenario;
 mod suite;
 
@@ -54,6 +55,10 @@ Exit codes: 0 not slower, 1 slower or wrong, 2 the samples do not say.")]
     Gate(GateArguments),
     /// Compute one arm in this process and answer in lines of JSON, as suites ask for it.
     Arm(ArmArguments),
+    /// Say what recording costs a request: with and without it, in turn in this process.
+    #[command(after_help = "\
+Exit codes: 0 at most a hundredth of a request, 1 more, 2 the samples do not say.")]
+    Overhead(OverheadArguments),
 }
 
 /// `calor bench run`.
@@ -218,6 +223,37 @@ pub(crate) struct ArmArguments {
     keep: KeepArguments,
 }
 
+/// `calor bench overhead`.
+#[derive(Debug, Args)]
+pub(crate) struct OverheadArguments {
+    /// Directory of the checkpoint that embeds; a tiny one that is made here if none is named.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Device: cpu, cuda or cuda:N.
+    #[arg(long, value_name = "KIND", default_value = "cpu")]
+    device: Wish,
+    /// Threads that compute; one disturbs least.
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
+    /// Tokens of the text.
+    #[arg(long, default_value_t = 32)]
+    text_tokens: usize,
+    /// Blocks of a batch: pairs that decide.
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    blocks: usize,
+    /// Seconds of a batch, about; a change is confirmed by a second one.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    seconds: u32,
+    /// Seed of orders and resamples.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    keep: KeepArguments,
+}
+
 fn word(text: &str) -> Result<(String, String), NotAWord> {
     let (name, value) = text.split_once('=').ok_or_else(|| NotAWord { text: text.into() })?;
     Ok((name.to_owned(), value.to_owned()))
@@ -240,7 +276,7 @@ pub(crate) fn run(
     match &arguments.command {
         BenchCommand::List { json } => scenario::list(*json),
         BenchCommand::Run(it) => match (&it.name, &it.suite) {
-            (Some(name), _) => scenario::measure(name, it, environment),
+            (Some(name), _) => scenario::measure(name, it, environment, recording),
             (None, Some(suite)) => suite::run(suite, it, environment, quiet),
             (None, None) => Err(Failure::usage("name a scenario, or a suite with `--suite`")),
         },
@@ -248,5 +284,6 @@ pub(crate) fn run(
         BenchCommand::Report(it) => evidence::report(it),
         BenchCommand::Gate(it) => evidence::gate(it),
         BenchCommand::Arm(it) => arm::run(it, environment, recording),
+        BenchCommand::Overhead(it) => overhead::run(it, environment, recording),
     }
 }

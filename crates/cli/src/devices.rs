@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use calor_device::{Device, DeviceError, Driver};
+use calor_device::{Device, DeviceError, Driver, Profile};
 use calor_device_cpu::CpuDriver;
 use calor_device_cuda::{CudaDriver, CudaOptions, DirectStorage, SearchPath};
 
@@ -203,24 +203,13 @@ pub(crate) fn direct_storage(environment: &Environment) -> Result<DirectStorage,
     }
 }
 
-/// NVIDIA's GPUs. `early_library` is for whoever goes on to build programs with products.
-pub(crate) fn cuda_driver(
-    environment: &Environment,
-    memory_bytes: Option<u64>,
-    early_library: bool,
-    direct_storage: DirectStorage,
-) -> CudaDriver {
-    CudaDriver::new(CudaOptions {
-        path: cuda_path(environment),
-        memory_bytes,
-        early_library,
-        direct_storage,
-        ..CudaOptions::default()
-    })
+/// NVIDIA's GPUs, with libraries from where they usually are.
+pub(crate) fn cuda_driver(environment: &Environment, options: CudaOptions) -> CudaDriver {
+    CudaDriver::new(CudaOptions { path: cuda_path(environment), ..options })
 }
 
 /// Opens what the user asked for, and nothing else. Of a list it is the first that is there; one
-/// that is there and does not open ends the search.
+/// that is there and does not open ends the search. Times of steps go to `profile`.
 ///
 /// # Errors
 /// When it is not there or does not open.
@@ -229,6 +218,7 @@ pub(crate) fn open(
     threads: usize,
     memory_bytes: Option<u64>,
     environment: &Environment,
+    profile: Option<&Profile>,
 ) -> Result<Device, Failure> {
     let machines = match wish {
         Wish::Exactly(one) => std::slice::from_ref(one),
@@ -238,12 +228,20 @@ pub(crate) fn open(
     for machine in machines {
         let opened = match machine.kind {
             Kind::Cpu => {
-                let cpu = CpuDriver { threads, level: None, memory_bytes, profile: None };
+                let profile = profile.cloned();
+                let cpu = CpuDriver { threads, level: None, memory_bytes, profile };
                 open_with(&cpu, *machine)
             }
             Kind::Cuda => {
-                let storage = direct_storage(environment).map_err(Failure::usage)?;
-                open_with(&cuda_driver(environment, memory_bytes, true, storage), *machine)
+                let direct_storage = direct_storage(environment).map_err(Failure::usage)?;
+                let options = CudaOptions {
+                    memory_bytes,
+                    early_library: true,
+                    direct_storage,
+                    profile: profile.cloned(),
+                    ..CudaOptions::default()
+                };
+                open_with(&cuda_driver(environment, options), *machine)
             }
             Kind::Wgpu => Err(Refusal::NotBuilt),
         };
@@ -368,7 +366,7 @@ mod tests {
 
     #[track_caller]
     fn fails(wish: &str, environment: &Environment, exit: Exit, want: &str) {
-        let failure = open(&wish.parse().unwrap(), 1, None, environment).unwrap_err();
+        let failure = open(&wish.parse().unwrap(), 1, None, environment, None).unwrap_err();
         assert_eq!(failure.exit, exit, "{failure}");
         assert!(failure.to_string().contains(want), "{failure}");
     }
@@ -378,7 +376,7 @@ mod tests {
         let environment = Environment::default();
         fails("wgpu", &environment, Exit::Environment, "this build has no device `wgpu`");
         fails("wgpu,wgpu:1", &environment, Exit::Environment, "wgpu:1: not in this build");
-        let device = open(&"wgpu,cpu".parse().unwrap(), 1, None, &environment).unwrap();
+        let device = open(&"wgpu,cpu".parse().unwrap(), 1, None, &environment, None).unwrap();
         assert_eq!(device.signature.kind, "cpu");
     }
 

@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &AnswerArguments, environment: &Environment) -> Res
 fn machine(environment: &Environment) -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut out = Vec::new();
-    match devices::open(&Wish::first(devices::Kind::Cpu), threads, None, environment) {
+    match devices::open(&Wish::first(devices::Kind::Cpu), threads, None, environment, None) {
         Ok(device) => {
             let signature = &device.signature;
             let words = precisions(device.claims).join(", ");

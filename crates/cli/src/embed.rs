@@ -11,7 +11,7 @@ mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use calor_embed::{InferencePrecision, ModelInput, input::LongText};
+use calor_embed::{EmbeddingResult, InferencePrecision, ModelInput, input::LongText};
 use calor_telemetry::{Counters, Event, Label, Recorder, Stopwatch, counter::Plain};
 use serde_json::Map;
 
@@ -166,6 +166,7 @@ impl Run {
             let (model, item_count, wall_ns) = (self.model, good.len() as u64, watch.elapsed_ns());
             self.recorder.record(Event::RequestDone { model, item_count, token_count, wall_ns });
             self.counters.increment(Plain::Requests);
+            self.tell_cuts(&results);
         }
         if let Some(parity) = &mut self.parity {
             parity.measure(&good, &results)?;
@@ -188,6 +189,20 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Tells of every input of a request that was cut to what a model takes.
+    fn tell_cuts(&self, results: &[EmbeddingResult<Made>]) {
+        for (item_index, made) in results.iter().enumerate() {
+            let Some(cut) = made.as_ref().ok().and_then(|it| it.cut) else { continue };
+            self.counters.increment(Plain::Truncations);
+            self.recorder.record(Event::InputTruncated {
+                model: self.model,
+                item_index: item_index as u64,
+                token_count: cut.token_count as u64,
+                kept_token_count: cut.kept_token_count as u64,
+            });
+        }
     }
 
     fn row(

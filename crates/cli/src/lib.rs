@@ -75,6 +75,10 @@ fn run() -> Result<Exit, Failure> {
     let environment = Environment::read();
     let quiet = arguments.quiet;
     let command = &arguments.command;
+    if arguments.telemetry.telemetry_kernels && !command.runs_programs() {
+        return Err(Failure::usage(format!("`{}` has no steps to time", command.name()))
+            .hint("`--telemetry-kernels` is for embed, search, warmup and serve"));
+    }
     let is_endless = matches!(command, Command::Serve(_));
     let recording = Recording::start(&arguments.telemetry, command.name(), options, is_endless);
     let _listening = listen(&arguments.telemetry, &recording)?;
@@ -115,7 +119,7 @@ fn dispatch(
     match command {
         Command::Embed(it) => embed::run(it, environment, recording, quiet),
         Command::Search(it) => search::run(it, environment, recording, quiet),
-        Command::Models(it) => models::run(it, environment, quiet),
+        Command::Models(it) => models::run(it, environment, recording, quiet),
         Command::Cache(it) => cache::run(it, environment, quiet),
         Command::Plan(it) => plan::run(it, environment),
         Command::Load(it) => load::run(it),

@@ -2,6 +2,7 @@
 
 mod pull;
 
+use calor_telemetry::{Origin, Recorder, Stopwatch};
 use calor_weights::{Dtype, Manifest, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
 use serde_json::{Value as Json, json};
 
@@ -17,6 +18,7 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     progress::FileBars,
+    recording::Recording,
 };
 
 /// The revision that models have in the store unless another is named.
@@ -29,17 +31,23 @@ pub(crate) const REVISION: &str = "main";
 pub(crate) fn run(
     arguments: &ModelsArguments,
     environment: &Environment,
+    recording: &Recording,
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let json = arguments.json;
+    let recorder = recording.recorder();
     match &arguments.command {
         ModelsCommand::List => list(environment, json),
-        ModelsCommand::Pull(it) => pull_all(it, environment, quiet, json),
+        ModelsCommand::Pull(it) => pull_all(it, environment, &*recorder, quiet, json),
         ModelsCommand::Import { name, dir, revision } => {
             let mut bars = FileBars::new(quiet);
             let store = environment.store()?;
+            let watch = Stopwatch::start();
             let pulled = store.import(name, revision, dir, &mut bars)?;
             drop(bars);
+            if !pulled.attempts.is_empty() {
+                recorder.record(pull::brought(&pulled, Origin::Disk, watch));
+            }
             tell(
                 json,
                 &pulled.manifest,
@@ -118,6 +126,7 @@ fn list(environment: &Environment, json: bool) -> Result<Exit, Failure> {
 fn pull_all(
     arguments: &PullArguments,
     environment: &Environment,
+    recorder: &dyn Recorder,
     quiet: bool,
     json: bool,
 ) -> Result<Exit, Failure> {
@@ -132,7 +141,7 @@ fn pull_all(
         wanted.extend(profile.needs(&all).iter().map(|it| it.name.to_owned()));
     }
     for name in wanted {
-        let pulled = pull(environment, &name, revision, source, quiet)?;
+        let pulled = pull(environment, &name, revision, source, recorder, quiet)?;
         let what = if pulled.attempts.is_empty() { "is there" } else { "pulled" };
         tell(json, &pulled.manifest, what)?;
     }

@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &PlanArguments, environment: &Environment) -> Resul
         arguments.device.parse().map_err(|err: NotADevice| Failure::usage(err.to_string()))?;
     let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = arguments.threads.unwrap_or(all).get();
-    let device = devices::open(&wish, threads, None, environment)?;
+    let device = devices::open(&wish, threads, None, environment, None)?;
     let capabilities =
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };
     drop(device);

@@ -6,15 +6,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use calor_device::Signature;
 use calor_measure::environment::{Gpus, Told, capture, peak_host_bytes};
 use calor_telemetry::{
     Counters, Log, Null, Record, Recorder, Ring, Snapshot, Stopwatch, clock, counter::Plain, jsonl,
     run, run::RunFacts, trace,
 };
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::{
     arguments::{NamesWord, TelemetryArguments},
@@ -46,6 +47,8 @@ pub(crate) struct Recording {
     watch: Stopwatch,
     started_s: u64,
     energy_mj: Option<u64>,
+    /// Devices that were opened, with what compiles and computes there.
+    devices: Arc<Mutex<Vec<Json>>>,
 }
 
 /// Where events are kept while the run goes on.
@@ -86,14 +89,15 @@ impl Recording {
         is_endless: bool,
     ) -> Self {
         let for_files = wanted.names_a_file();
-        let last = |count| Kept::Last(Arc::new(Ring::new(RING_THREAD_COUNT, count)));
+        let counters = Arc::new(Counters::new());
+        let ring = |count| Ring::new(RING_THREAD_COUNT, count).counted_in(counters.clone());
+        let last = |count| Kept::Last(Arc::new(ring(count)));
         let kept = match (wanted.no_telemetry, for_files) {
             (true, _) => Kept::Nothing,
             (false, true) if is_endless => last(FILE_RECORD_COUNT),
             (false, true) => Kept::All(Arc::new(Log::new())),
             (false, false) => last(RING_RECORD_COUNT),
         };
-        let counters = Arc::new(Counters::new());
         Self {
             program,
             options,
@@ -104,6 +108,7 @@ impl Recording {
             watch: Stopwatch::start(),
             started_s: clock::unix_s(),
             energy_mj: if for_files { Gpus::open().energy_mj() } else { None },
+            devices: Arc::default(),
         }
     }
 
@@ -112,6 +117,7 @@ impl Recording {
         let wanted = TelemetryArguments {
             telemetry: None,
             trace: None,
+            telemetry_kernels: false,
             telemetry_names: NamesWord::Current,
             telemetry_socket: None,
             no_telemetry: true,
@@ -122,6 +128,25 @@ impl Recording {
     /// Whether every event is kept until the end.
     pub(crate) fn is_for_files(&self) -> bool {
         self.wanted.names_a_file()
+    }
+
+    /// Whether every step of a program is an event.
+    pub(crate) fn times_steps(&self) -> bool {
+        self.wanted.telemetry_kernels
+    }
+
+    /// Notes a device that was opened; the same one is noted once.
+    pub(crate) fn opened(&self, device: &Signature) {
+        let versions: Map<String, Json> =
+            device.versions.iter().map(|(name, it)| (name.clone(), it.clone().into())).collect();
+        let row = json!({
+            "kind": device.kind, "model": device.model, "arch": device.arch,
+            "memory_bytes": device.memory_bytes, "versions": versions,
+        });
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if !devices.contains(&row) {
+            devices.push(row);
+        }
     }
 
     /// Where events go.
@@ -157,7 +182,7 @@ impl Recording {
         let change = self.counters.snapshot().since(&self.start);
         let for_files = self.is_for_files();
         let energy = Gpus::open_if(self.energy_mj.is_some()).energy_mj();
-        let machine = match for_files {
+        let mut machine = match for_files {
             true => capture(&Told {
                 code: json!({ "revision": REVISION, "version": VERSION }),
                 variables: &environment.measured,
@@ -165,6 +190,10 @@ impl Recording {
             }),
             false => Json::Null,
         };
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !devices.is_empty() {
+            machine["devices"] = devices.into();
+        }
         let facts = RunFacts {
             wall_ns: self.watch.elapsed_ns(),
             environment: machine,

@@ -44,7 +44,7 @@ pub(crate) fn run(
     for place in &places {
         drop(open_build(place, &environment, &recording)?);
     }
-    let recipe = Recipe::of(run, &environment, quiet)?;
+    let recipe = Recipe::of(run, &environment, &*recorder, quiet)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));

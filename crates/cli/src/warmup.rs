@@ -28,7 +28,7 @@ pub(crate) fn run(
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let build = open_build(&arguments.run, environment, recording)?;
-    let recipe = Recipe::of(&arguments.run, environment, quiet)?;
+    let recipe = Recipe::of(&arguments.run, environment, &*recording.recorder(), quiet)?;
     let device = build.signature().clone();
     let core = PipelineCore::unloaded(build, recipe.options(&device))?;
     let now = arguments.run.now;

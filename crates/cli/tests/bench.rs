@@ -5,11 +5,12 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 struct Place(TempDir);
@@ -282,12 +283,34 @@ fn the_last_run_is_told_and_forgotten() {
     let text = place.run(&["accel-info"]);
     assert!(text.out.contains("programs") && text.out.contains("fusion"), "{}", text.out);
     let told: Json = serde_json::from_str(&place.run(&info).out).unwrap();
-    assert_eq!((&told["schema_version"], &told["source"]), (&"2.0".into(), &"last-run".into()));
+    assert_eq!((&told["schema_version"], &told["source"]), (&"2.1".into(), &"last-run".into()));
     assert_eq!(told["run"]["program"], "embed");
     assert!(0 < told["run"]["counters"]["calor.programs"].as_u64().unwrap());
     assert!(0 < told["run"]["transfers"]["upload_bytes"].as_u64().unwrap());
     assert_eq!(told["run"]["compiles"]["after_seal"], 0);
     assert_eq!(place.run(&info).code, 3);
+}
+
+#[test]
+fn what_recording_costs_is_told_with_what_decides() {
+    let place = Place::new();
+    let answer = place.run(&["bench", "overhead", "--blocks", "8", "--seconds", "0", "--json"]);
+    // So few requests need not decide.
+    assert!([0, 1, 2].contains(&answer.code) && answer.err.is_empty(), "{}", answer.err);
+    let told: Json = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&told["event_count"], &told["allowed_percent"]), (&json!(2), &json!(1.0)));
+    let overhead = &told["overhead_percent"];
+    let of = |name: &str| overhead[name].as_f64().unwrap();
+    assert!(of("low") <= of("middle") && of("middle") <= of("high"), "{told}");
+    assert!(0.0 < told["request_ns"].as_f64().unwrap() && told["verdict"].is_string());
+    let holds = match answer.code {
+        0 => json!(true),
+        1 => json!(false),
+        _ => Json::Null,
+    };
+    assert_eq!(told["holds"], holds);
+    let answer = place.run(&["bench", "overhead", "--blocks", "1", "--seconds", "0"]);
+    assert!(answer.err.contains("too few blocks"), "{}", answer.err);
 }
 
 #[test]
@@ -302,8 +325,14 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     };
     let lines = run("t.jsonl", &["--trace", "trace.json"]);
     let last: Json = serde_json::from_str(lines.lines().next_back().unwrap()).unwrap();
-    assert_eq!(last["schema"], "calor.run/2.0");
+    assert_eq!(last["schema"], "calor.run/2.1");
     assert!(last["environment"]["host"]["cpu"].is_string() && last.get("legacy").is_none());
+    let device = &last["environment"]["devices"][0];
+    assert_eq!(
+        (&device["kind"], last["environment"]["devices"][1].is_null()),
+        (&"cpu".into(), true)
+    );
+    assert!(device["versions"]["calor-device-cpu"].is_string(), "{device}");
     assert!(lines.lines().any(|it| it.contains("\"program_ran\"")));
     let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
     // A request, its programs, and arrows from the one to the others.
@@ -337,7 +366,42 @@ fn a_file_holds_events_and_the_document_and_is_brought_up() {
     assert_eq!(answer.code, 3);
     assert!(answer.err.contains("later than 2"), "{}", answer.err);
     let schema: Json = serde_json::from_str(&place.run(&["telemetry", "schema"]).out).unwrap();
-    assert_eq!(schema["$id"], "calor:run/2.0");
+    assert_eq!(schema["$id"], "calor:run/2.1");
+}
+
+#[test]
+fn kernels_are_timed_where_that_is_asked_for_and_nowhere_else() {
+    let place = Place::new();
+    place.checkpoint();
+    let embed = ["embed", "a text", "--checkpoint", "seeded/all-MiniLM-L6-v2", "--quiet"];
+    let run = |more: &[&str]| {
+        let answer = place.run(&[&embed[..], &["--telemetry", "t.json"], more].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        serde_json::from_str::<Json>(&place.text("t.json")).unwrap()
+    };
+    let quiet = run(&[]);
+    assert_eq!((&quiet["kernels"], &quiet["time"]["kernel_ns"]), (&json!([]), &Json::Null));
+    let told = run(&["--telemetry-kernels", "--trace", "trace.json"]);
+    let kernels = told["kernels"].as_array().unwrap();
+    let sum = |name: &str| kernels.iter().map(|it| it[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(sum("count"), told["counters"]["calor.kernels"].as_u64().unwrap());
+    assert_eq!(told["time"]["kernel_ns"], sum("device_time_ns"));
+    assert!(0 < sum("device_time_ns"));
+    assert!(told["time"]["kernel_ns"].as_u64() <= told["time"]["programs_ns"].as_u64());
+    for kernel in kernels {
+        let named = |name: &str| kernel[name].as_str().is_some_and(|it| !it.is_empty());
+        assert!(named("kernel") && named("config") && kernel["device"] == "cpu", "{kernel}");
+    }
+    let trace: Json = serde_json::from_str(&place.text("trace.json")).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let slices = events.iter().filter(|it| it["cat"] == "kernel_ran" && it["ph"] == "X");
+    assert_eq!(slices.count() as u64, sum("count"));
+    let answer = place.run(&["accel-info"]);
+    assert!(answer.out.contains("kernel      "), "{}", answer.out);
+
+    let answer = place.run(&["models", "list", "--telemetry-kernels"]);
+    assert_eq!(answer.code, 2, "{}", answer.err);
+    assert!(answer.err.contains("no steps to time"), "{}", answer.err);
 }
 
 #[cfg(unix)]
@@ -390,4 +454,40 @@ fn a_running_process_answers_and_starts_anew() {
     assert!(child.wait().unwrap().success());
     assert!(!socket.exists());
     assert_eq!(ask(&[]).code, 4);
+}
+
+/// Answers one request after another with a counter that grows by each.
+fn scraped() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (count, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            while lines.next().is_some_and(|it| !it.is_empty()) {}
+            let body =
+                format!("# TYPE calor_programs_total counter\ncalor_programs_total {count}\n");
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/plain\r\n";
+            let length = body.len();
+            let _ = write!(&stream, "{head}content-length: {length}\r\n\r\n{body}");
+        }
+    });
+    port
+}
+
+#[test]
+fn a_server_is_asked_for_what_grew_since_a_reset() {
+    let place = Place::new();
+    let url = format!("http://127.0.0.1:{}", scraped());
+    let ask = |more: &[&str]| {
+        let answer = place.run(&[&["accel-info", "--json", "--url", &url][..], more].concat());
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        let told: Json = serde_json::from_str(&answer.out).unwrap();
+        assert_eq!((&told["source"], &told["schema_version"]), (&"server".into(), &"2.1".into()));
+        (told["run"]["metrics"]["calor_programs_total"].clone(), told["run"]["since_s"].is_u64())
+    };
+    assert_eq!(ask(&[]), (json!(0), false));
+    assert_eq!(ask(&["--reset"]), (json!(1), false));
+    assert_eq!(ask(&[]), (json!(1), true));
+    assert_eq!(ask(&["--reset"]), (json!(2), true));
+    assert_eq!(ask(&[]), (json!(1), true));
 }

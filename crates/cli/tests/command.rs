@@ -55,6 +55,10 @@ impl Calor {
         fs::write(self.root.path().join(name), text).unwrap();
     }
 
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.root.path().join(name)).unwrap()
+    }
+
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(self.root.path()).unwrap();
         let mut names: Vec<String> =
@@ -164,11 +168,21 @@ fn models_are_made_pulled_verified_and_removed() {
     check(&answer, 0, "m/all-MiniLM-L6-v2");
     let source = "directory:m/all-MiniLM-L6-v2";
     let pull = ["models", "pull", "tiny-model", "--source", "directory:absent", "--source", source];
-    let answer = calor.run(&pull);
+    let answer = calor.run(&[&pull[..], &["--telemetry", "t.jsonl"]].concat());
     check(&answer, 0, "tiny-model pulled");
+    let told = calor.text("t.jsonl");
+    let event: Json = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&event["event"], &event["model"], &event["origin"]),
+        (&"model_pulled".into(), &"tiny-model".into(), &"disk".into())
+    );
+    assert!(0 < event["size_bytes"].as_u64().unwrap() && told.lines().count() == 2, "{told}");
     assert!(answer.err.contains("directory absent: "), "each attempt is said: {}", answer.err);
-    check(&calor.run(&pull), 0, "tiny-model is there");
-    check(&calor.run(&["models", "import", "other", "m/paraphrase-MiniLM-L6-v2"]), 0, "imported");
+    check(&calor.run(&[&pull[..], &["--telemetry", "t.jsonl"]].concat()), 0, "tiny-model is there");
+    assert_eq!(calor.text("t.jsonl").lines().count(), 1, "nothing came");
+    let import = ["models", "import", "other", "m/paraphrase-MiniLM-L6-v2"];
+    check(&calor.run(&[&import[..], &["--telemetry", "t.jsonl"]].concat()), 0, "imported");
+    assert!(calor.text("t.jsonl").starts_with('{') && calor.text("t.jsonl").lines().count() == 2);
     let list: Json = serde_json::from_str(&calor.run(&["models", "list", "--json"]).out).unwrap();
     assert_eq!(list["models"].as_array().unwrap().len(), 2, "{list}");
     check(&calor.run(&["models", "verify"]), 0, "tiny-model is as it was pulled");
@@ -223,7 +237,15 @@ fn long_texts_are_cut_or_refused_as_the_user_says() {
     let models = "e9,e11";
     let line =
         ["embed", "--profile", "random", "--input", "long.txt", "--json", "--models", models];
-    let rows = lines(&calor.run(&line));
+    let rows = lines(&calor.run(&[&line[..], &["--telemetry", "t.jsonl"]].concat()));
+    let told = calor.text("t.jsonl");
+    let event = |it: &&str| it.contains("\"event\":\"input_truncated\"");
+    let cuts: Vec<Json> =
+        told.lines().filter(event).map(|it| serde_json::from_str(it).unwrap()).collect();
+    assert_eq!((cuts.len(), &cuts[0]["item_index"]), (1, &0.into()));
+    let count = |name: &str| cuts[0][name].as_u64().unwrap();
+    assert!(0 < count("kept_token_count") && count("kept_token_count") < count("token_count"));
+    assert!(told.lines().last().unwrap().contains("\"calor.truncations\":1"));
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0]["truncated"], true);
     assert_eq!(rows[1]["truncated"], false);
@@ -327,7 +349,7 @@ fn what_happened_is_recorded() {
     let lines = read("t.jsonl");
     let (events, last) = lines.trim_end().rsplit_once('\n').unwrap();
     assert!(events.lines().all(|it| it.contains("calor.telemetry/")));
-    assert!(last.contains("\"schema\":\"calor.run/2.0\""));
+    assert!(last.contains("\"schema\":\"calor.run/2.1\""));
     assert!(read("t.jsonl").contains("program_ran"));
     assert!(read("t.json").contains("traceEvents"));
 }

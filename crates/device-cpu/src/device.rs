@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use calor_device::{DeviceError, Span};
+use calor_device::{DeviceError, Profile, Span};
 
 use crate::code::Code;
 use crate::memory::{Allocation, Budget};
-use crate::profile::CpuProfile;
 use crate::queue::Program;
 use crate::simd::Level;
 use crate::threads::Pool;
@@ -24,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) arch: &'static str,
     pub(crate) generation: u32,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) profile: Option<CpuProfile>,
+    pub(crate) profile: Option<Profile>,
     state: Mutex<State>,
 }
 
@@ -46,7 +45,7 @@ impl Shared {
         pool: Pool,
         level: Level,
         memory_bytes: u64,
-        profile: Option<CpuProfile>,
+        profile: Option<Profile>,
     ) -> Self {
         static NEXT_GENERATION: AtomicU32 = AtomicU32::new(1);
         Self {

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use calor_device::{Device, DeviceError, Driver, Signature};
+use calor_device::{Device, DeviceError, Driver, Profile, Signature};
 
 use crate::claims::CLAIMS;
 use crate::compile::CpuCompiler;
 use crate::device::{KIND, Shared};
 use crate::memory::CpuMemory;
-use crate::profile::CpuProfile;
 use crate::queue::CpuQueue;
 use crate::simd::Level;
 use crate::threads::Pool;
@@ -26,7 +25,7 @@ pub struct CpuDriver {
     /// Most bytes of buffers; the machine's memory if nothing is said.
     pub memory_bytes: Option<u64>,
     /// Where times of steps go, if anywhere.
-    pub profile: Option<CpuProfile>,
+    pub profile: Option<Profile>,
 }
 
 impl Driver for CpuDriver {

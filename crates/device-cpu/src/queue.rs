@@ -99,11 +99,12 @@ impl Queue for CpuQueue {
         let nowhere = Buffer { start: std::ptr::null_mut(), len_bytes: 0 };
         let scratch = state.scratch.as_ref().map_or(nowhere, Allocation::buffer);
         state.run_count += 1;
-        if let Some(profile) = &self.0.profile {
-            profile.start(prepared);
-        }
-        if let Err(error) = program.run(&self.0, scratch) {
+        let mut step_ns = self.0.profile.as_ref().map(|_| Vec::with_capacity(program.steps.len()));
+        if let Err(error) = program.run(&self.0, scratch, step_ns.as_mut()) {
             state.failed.push((state.run_count, error));
+        }
+        if let (Some(profile), Some(step_ns)) = (&self.0.profile, step_ns) {
+            profile.keep(prepared, step_ns.into_iter().map(|it| (String::new(), it)).collect());
         }
         Ok(Ticket(state.run_count))
     }
@@ -198,7 +199,13 @@ impl Preparing<'_> {
 }
 
 impl Program {
-    fn run(&mut self, shared: &Shared, scratch: Buffer) -> Result<(), DeviceError> {
+    /// What each step took is left in `step_ns`, where somebody wants to know.
+    fn run(
+        &mut self,
+        shared: &Shared,
+        scratch: Buffer,
+        mut step_ns: Option<&mut Vec<u64>>,
+    ) -> Result<(), DeviceError> {
         if let Some(counts) = self.counts {
             for LiveWord { word, count, scale, max } in &self.live {
                 let at = counts.start.cast::<u32>().wrapping_add(*count);
@@ -211,7 +218,10 @@ impl Program {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             for (index, step) in self.steps.iter().enumerate() {
                 at = index;
-                step.run(shared, &self.words, scratch)?;
+                match &mut step_ns {
+                    None => step.compute(shared, &self.words, scratch)?,
+                    Some(step_ns) => step_ns.push(step.timed(shared, &self.words, scratch)?),
+                }
             }
             Ok(())
         }));
@@ -225,16 +235,12 @@ impl Program {
 }
 
 impl Ready {
-    /// Runs the step and says how long it took, if anybody wants to know.
-    fn run(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), TaskPanicked> {
-        let Some(profile) = &shared.profile else {
-            return self.compute(shared, words, scratch);
-        };
+    /// Runs the step; the nanoseconds that it took.
+    fn timed(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<u64, TaskPanicked> {
         #[expect(clippy::disallowed_methods, reason = "the clock of a profiled run")]
         let start = std::time::Instant::now();
-        let outcome = self.compute(shared, words, scratch);
-        profile.record(start.elapsed().as_nanos() as u64);
-        outcome
+        self.compute(shared, words, scratch)?;
+        Ok(start.elapsed().as_nanos() as u64)
     }
 
     fn compute(&self, shared: &Shared, words: &[i64], scratch: Buffer) -> Result<(), TaskPanicked> {

@@ -4,8 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use calor_device::{Device, Driver, Span, Step, Word};
-use calor_device_cpu::{CpuDriver, CpuProfile};
+use calor_device::{Device, Driver, PreparedId, Profile, Span, Step, Word};
+use calor_device_cpu::CpuDriver;
 use calor_ir::DType;
 use calor_kernel::{Activation, Call, Source, Unit, examples};
 
@@ -94,32 +94,41 @@ fn steps(device: &mut Device) -> Vec<Step> {
 #[test]
 fn a_steady_run_asks_for_nothing() {
     for thread_count in [1, 3] {
-        for profile in [None, Some(CpuProfile::new())] {
-            let driver = CpuDriver {
-                threads: thread_count,
-                level: None,
-                memory_bytes: None,
-                profile: profile.clone(),
-            };
-            let mut device = driver.open(0).unwrap();
-            let steps = steps(&mut device);
-            let prepared = device.queue.prepare(&steps, &[], None).unwrap();
-            let mut run = || {
-                let ticket = device.queue.run(prepared).unwrap();
-                device.queue.wait(ticket, Duration::ZERO).unwrap();
-            };
-            // Threads set up what is theirs when they first run, which may be late.
-            let mut asked = || {
-                let before = ASKED_COUNT.load(Ordering::SeqCst);
-                (0..20).for_each(|_| run());
-                ASKED_COUNT.load(Ordering::SeqCst) - before
-            };
-            let least = (0..10).map(|_| asked()).min();
-            assert_eq!(least, Some(0), "{thread_count} threads, 20 runs");
-            if let Some((last, step_ns)) = profile.and_then(|it| it.last_run()) {
-                assert_eq!((last, step_ns.len()), (prepared, steps.len()));
-                assert!(step_ns.iter().all(|it| *it > 0));
-            }
-        }
+        let (mut device, prepared, _) = prepared(thread_count, None);
+        // Threads set up what is theirs when they first run, which may be late.
+        let mut asked = || {
+            let before = ASKED_COUNT.load(Ordering::SeqCst);
+            (0..20).for_each(|_| run(&mut device, prepared));
+            ASKED_COUNT.load(Ordering::SeqCst) - before
+        };
+        let least = (0..10).map(|_| asked()).min();
+        assert_eq!(least, Some(0), "{thread_count} threads, 20 runs");
     }
+}
+
+#[test]
+fn a_profile_has_the_time_of_each_step_once() {
+    let profile = Profile::new();
+    let (mut device, prepared, step_count) = prepared(2, Some(profile.clone()));
+    (0..2).for_each(|_| run(&mut device, prepared));
+    let runs = profile.take();
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        assert_eq!((run.program, run.steps.len()), (prepared, step_count));
+        assert!(run.steps.iter().all(|(_, ns)| 0 < *ns));
+    }
+    assert!(profile.take().is_empty());
+}
+
+fn prepared(threads: usize, profile: Option<Profile>) -> (Device, PreparedId, usize) {
+    let driver = CpuDriver { threads, level: None, memory_bytes: None, profile };
+    let mut device = driver.open(0).expect("the processor");
+    let steps = steps(&mut device);
+    let prepared = device.queue.prepare(&steps, &[], None).expect("a program");
+    (device, prepared, steps.len())
+}
+
+fn run(device: &mut Device, prepared: PreparedId) {
+    let ticket = device.queue.run(prepared).expect("a run");
+    device.queue.wait(ticket, Duration::ZERO).expect("its end");
 }

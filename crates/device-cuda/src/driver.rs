@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use calor_device::{Claim, Device, DeviceError, Driver, Signature};
+use calor_device::{Claim, Device, DeviceError, Driver, Profile, Signature};
 
 use crate::api::{self, Attribute, CUdevice, Failed};
 use crate::arch::Arch;
@@ -14,7 +14,6 @@ use crate::gemm::Blas;
 use crate::library::{Libraries, LibraryName, Missing, SearchPath};
 use crate::memory::CudaMemory;
 use crate::nvrtc::Nvrtc;
-use crate::profile::CudaProfile;
 use crate::queue::CudaQueue;
 
 /// Oldest architecture that kernels are written for.
@@ -44,7 +43,7 @@ pub struct CudaOptions {
     /// The compiler whose kept kernels are used where there is none here.
     pub kept_producer: Option<String>,
     /// Where times of steps go, if anywhere. A device with one does not capture.
-    pub profile: Option<CudaProfile>,
+    pub profile: Option<Profile>,
 }
 
 /// The machine's NVIDIA GPUs.

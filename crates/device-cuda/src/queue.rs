@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{CodeId, DeviceError, PreparedId, Queue, Span, Step, Ticket};
+use calor_device::{CodeId, DeviceError, PreparedId, Profile, Queue, Span, Step, Ticket};
 use calor_telemetry::clock::Stopwatch;
 
 use crate::api::{self, CUdeviceptr, CUevent, CUgraph, CUgraphExec, CUstream, Failed};
 use crate::code::{Code, Launch};
 use crate::device::{Handle, Shared, State};
 use crate::gemm::BoundProduct;
-use crate::profile::CudaProfile;
 use crate::streams::{Branches, Place};
 
 /// Runs in flight whose ends can be told apart. An older one is waited for with a younger.
@@ -22,7 +21,7 @@ const SPIN_NS: u64 = 2_000_000;
 /// The device's work.
 pub(crate) struct CudaQueue {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) profile: Option<CudaProfile>,
+    pub(crate) profile: Option<Profile>,
 }
 
 /// Bytes that a GPU moves in the time that a small kernel takes.

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod contract;
 pub mod error;
 pub mod null;
+pub mod profile;
 pub mod step;
 
 pub use artifact::{Artifact, ArtifactKey, ArtifactKind, Artifacts, Compiled, Found, NoArtifacts};
@@ -15,4 +16,5 @@ pub use contract::{
     Queue, Signature, Ticket, plain_host_memory,
 };
 pub use error::DeviceError;
+pub use profile::{Profile, TimedRun};
 pub use step::{Span, Step, Word};

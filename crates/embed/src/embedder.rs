@@ -23,7 +23,9 @@ use crate::packing::{Bucket, PackItem};
 use crate::pooling::{default_pooling, end_of_text};
 use crate::precision::InferencePrecision;
 use crate::programs::Programs;
-use crate::tokenizer::{ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenLimit};
+use crate::tokenizer::{
+    ColbertOptions, ColbertTokenizer, LongTokens, TextTokenizer, TokenCut, TokenLimit,
+};
 use crate::tower::{TextTower, TextTowerSpec};
 
 /// How a checkpoint is used. Absent choices are the checkpoint's own.
@@ -84,8 +86,8 @@ pub enum EmbedItem {
 pub struct Embedded {
     /// What it is.
     pub output: EmbedOutput,
-    /// Whether the text was cut to the model's length.
-    pub truncated: bool,
+    /// What was cut off the text, if anything was.
+    pub cut: Option<TokenCut>,
     /// Rows that the model saw.
     pub token_count: usize,
 }
@@ -214,7 +216,7 @@ impl CheckpointEmbedder {
             };
             results[*at] = Some(made.map(|output| Embedded {
                 output,
-                truncated: tokens.truncated,
+                cut: tokens.cut,
                 token_count: tokens.ids.len(),
             }));
         }
@@ -233,7 +235,7 @@ impl CheckpointEmbedder {
         let vectors = tower.run(&mut self.programs, &pixels)?;
         for ((at, _), vector) in images.iter().zip(vectors) {
             let output = EmbedOutput::Vector(vector);
-            results[*at] = Some(Ok(Embedded { output, truncated: false, token_count: 0 }));
+            results[*at] = Some(Ok(Embedded { output, cut: None, token_count: 0 }));
         }
         Ok(())
     }
@@ -267,7 +269,7 @@ impl CheckpointEmbedder {
             let rows = |it: crate::tokenizer::ColbertTokens| Tokens {
                 attended_len: it.attended_len,
                 keep: Some(it.keep),
-                truncated: it.truncated,
+                cut: it.cut,
                 ids: it.ids,
             };
             return texts.iter().map(|text| encode(text).map(rows)).collect();
@@ -279,7 +281,7 @@ impl CheckpointEmbedder {
         tokenizer
             .encode_batch(texts, self.limit, self.options.thread_count)
             .into_iter()
-            .map(|it| it.map(|it| Tokens::whole(it.ids, it.truncated)))
+            .map(|it| it.map(|it| Tokens::whole(it.ids, it.cut)))
             .collect()
     }
 
@@ -298,7 +300,7 @@ impl CheckpointEmbedder {
                 unit: crate::error::LengthUnit::Tokens,
             });
         }
-        Ok(Tokens::whole(ids.to_vec(), false))
+        Ok(Tokens::whole(ids.to_vec(), None))
     }
 
     fn pixels(&self, item: &EmbedItem) -> EmbeddingResult<Vec<f32>> {
@@ -419,12 +421,12 @@ struct Tokens {
     ids: Vec<u32>,
     attended_len: usize,
     keep: Option<Vec<bool>>,
-    truncated: bool,
+    cut: Option<TokenCut>,
 }
 
 impl Tokens {
-    fn whole(ids: Vec<u32>, truncated: bool) -> Self {
-        Self { attended_len: ids.len(), keep: None, truncated, ids }
+    fn whole(ids: Vec<u32>, cut: Option<TokenCut>) -> Self {
+        Self { attended_len: ids.len(), keep: None, cut, ids }
     }
 }
 

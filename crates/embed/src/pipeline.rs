@@ -35,7 +35,7 @@ use crate::profile::Profile;
 use crate::programs::Programs;
 use crate::slots::{NeuralModel, NeuralText, SlotVector};
 use crate::streams::{OverlappedExecutor, StreamPool};
-use crate::tokenizer::LongTokens;
+use crate::tokenizer::{LongTokens, TokenCut};
 pub use batch::{ComputedBatch, PreparedBatch, PreparedInput};
 use batch::{Draft, Half};
 pub(crate) use check::{CHECK_TEXTS, check_buckets};
@@ -97,6 +97,8 @@ pub struct PipelineOutput {
     pub sparse: Option<SparseVector>,
     /// E12 in its own form, where [`PipelineOptions::own_forms`] wants it.
     pub tokens: Option<TokenMatrix>,
+    /// What was cut off the text, for the model that takes least of it. Not known of kept results.
+    pub cut: Option<TokenCut>,
     /// What is special about the result.
     pub flags: ResultFlags,
 }
@@ -338,9 +340,9 @@ impl PipelineCore {
     fn finish(&self, draft: Draft) -> EmbeddingResult<PipelineOutput> {
         let Draft { content_hash, slots, mut flags, .. } = draft;
         let mut embeddings = ConcatenatedEmbedding::new(content_hash);
-        let (mut sparse, mut tokens) = (None, None);
+        let (mut sparse, mut tokens, mut cut) = (None, None, None);
         for (model_id, (slot, latency_us)) in slots {
-            flags.truncated |= slot.truncated;
+            cut = TokenCut::deeper(cut, slot.cut);
             flags.latency_exceeded |= model_id.latency_budget_ms() * 1000 < latency_us;
             if self.options.own_forms {
                 sparse = slot.sparse.or(sparse);
@@ -348,8 +350,9 @@ impl PipelineCore {
             }
             embeddings.set(embedding(model_id, slot.vector, latency_us))?;
         }
+        flags.truncated |= cut.is_some();
         flags.partial = !embeddings.is_complete();
-        Ok(PipelineOutput { embeddings, fused: None, sparse, tokens, flags })
+        Ok(PipelineOutput { embeddings, fused: None, sparse, tokens, cut, flags })
     }
 
     /// Fuses every item that has its slots.

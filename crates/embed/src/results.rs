@@ -218,7 +218,7 @@ impl Held {
 
 /// Bytes of a result, as it lies in memory.
 fn output_bytes(output: &PipelineOutput) -> u64 {
-    let PipelineOutput { embeddings, fused, sparse, tokens, flags: _ } = output;
+    let PipelineOutput { embeddings, fused, sparse, tokens, flags: _, cut: _ } = output;
     let slots = ModelId::iter().filter_map(|it| embeddings.get(it)).map(|it| it.vector.len());
     let whole = embeddings.as_slice().map_or(0, <[f32]>::len);
     let fused = fused.as_ref().map_or(0, |it| it.vector.len() + it.expert_weights.len());
@@ -313,7 +313,14 @@ mod tests {
         let vector = ModelEmbedding::projected(ModelId::LateInteraction, vector, 0).unwrap();
         embeddings.set(vector).unwrap();
         let flags = ResultFlags::default();
-        Arc::new(PipelineOutput { embeddings, fused: None, sparse: None, tokens: None, flags })
+        Arc::new(PipelineOutput {
+            embeddings,
+            fused: None,
+            sparse: None,
+            tokens: None,
+            cut: None,
+            flags,
+        })
     }
 
     fn numbered(number: usize) -> ResultKey {

@@ -16,7 +16,9 @@ use crate::pieces::in_pieces;
 use crate::profile::Need;
 use crate::programs::Programs;
 use crate::projection::{OrthonormalMap, SparseProjection, pad_with_zeros};
-use crate::tokenizer::{ColbertTokenizer, ContentIds, TextTokenizer, TokenLimit, e5_prefix};
+use crate::tokenizer::{
+    ColbertTokenizer, ContentIds, TextTokenizer, TokenCut, TokenLimit, e5_prefix,
+};
 use crate::tower::{TextTower, weights_bytes};
 
 /// Texts that a thread tokenizes at least.
@@ -34,8 +36,8 @@ pub(crate) struct SlotVector {
     pub(crate) sparse: Option<SparseVector>,
     /// E12 in its own form.
     pub(crate) tokens: Option<TokenMatrix>,
-    /// Whether the text was cut for this model.
-    pub(crate) truncated: bool,
+    /// What was cut off the text for this model.
+    pub(crate) cut: Option<TokenCut>,
 }
 
 /// A text as a neural model sees it.
@@ -97,7 +99,7 @@ pub(crate) struct Prepared {
     pub(crate) ids: Vec<u32>,
     attended_len: usize,
     pub(crate) keep: Option<Vec<bool>>,
-    pub(crate) truncated: bool,
+    pub(crate) cut: Option<TokenCut>,
 }
 
 impl Prepared {
@@ -202,7 +204,7 @@ impl NeuralModel {
             .into_iter()
             .map(|vector| {
                 let vector = self.host.to_slot(ModelId::Multimodal, &vector)?;
-                Ok(SlotVector { vector, sparse: None, tokens: None, truncated: false })
+                Ok(SlotVector { vector, sparse: None, tokens: None, cut: None })
             })
             .collect()
     }
@@ -298,7 +300,7 @@ impl HostSide {
                 return Ok(Prepared {
                     attended_len: tokens.attended_len,
                     keep: Some(tokens.keep),
-                    truncated: tokens.truncated,
+                    cut: tokens.cut,
                     ids: tokens.ids,
                 });
             }
@@ -313,7 +315,7 @@ impl HostSide {
         Ok(Prepared {
             attended_len: tokens.ids.len(),
             keep: None,
-            truncated: tokens.truncated,
+            cut: tokens.cut,
             ids: tokens.ids,
         })
     }
@@ -325,10 +327,10 @@ impl HostSide {
         of: RowsOf<'_, 'r>,
     ) -> EmbeddingResult<BTreeMap<ModelId, SlotVector>> {
         let lost = || EmbeddingError::InternalError { place: "tower outputs", source: None };
-        let truncated = item.truncated;
+        let cut = item.cut;
         let mut out = BTreeMap::new();
         for model in self.models.iter().copied().filter(|it| wanted.contains(it)) {
-            let mut made = SlotVector { vector: Vec::new(), sparse: None, tokens: None, truncated };
+            let mut made = SlotVector { vector: Vec::new(), sparse: None, tokens: None, cut };
             match model {
                 ModelId::Sparse if self.trunk => {
                     let sparse = self.lexical(&item.ids)?;

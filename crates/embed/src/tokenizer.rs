@@ -4,6 +4,7 @@
 //! The file's own padding and truncation are switched off. Long texts are cut before they are
 //! tokenised, at a place where that cannot change the ids that are kept.
 
+mod cut;
 mod pieces;
 mod words;
 
@@ -19,6 +20,7 @@ use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
 use crate::error::{Cause, EmbeddingError, EmbeddingResult, LengthUnit};
 use crate::input::Role;
 use crate::packing::PackItem;
+pub use cut::TokenCut;
 pub use pieces::TokenPiece;
 pub use words::WORDS_BYTES_MAX;
 use words::Words;
@@ -45,8 +47,8 @@ pub struct TextTokenizer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContentIds {
     ids: Vec<u32>,
-    /// Whether the text has more.
-    more: bool,
+    /// Ids that were found: more than are here where the text has more.
+    found_count: usize,
 }
 
 /// How many tokens a text may have, special tokens included.
@@ -72,8 +74,8 @@ pub enum LongTokens {
 pub struct TokenizedText {
     /// Special tokens included.
     pub ids: Vec<u32>,
-    /// Whether text was cut off.
-    pub truncated: bool,
+    /// What was cut off, if anything was.
+    pub cut: Option<TokenCut>,
     content: std::ops::Range<usize>,
 }
 
@@ -204,11 +206,11 @@ impl TextTokenizer {
 
     /// The first `budget` ids of `text`, or all of them.
     pub(crate) fn content(&self, text: &str, budget: Option<usize>) -> EmbeddingResult<ContentIds> {
-        let (ids, more) = match budget {
-            Some(budget) => self.first_ids(text, budget)?,
-            None => (self.raw_ids(text)?, false),
-        };
-        Ok(ContentIds { ids, more })
+        if let Some(budget) = budget {
+            return self.first_ids(text, budget);
+        }
+        let ids = self.raw_ids(text)?;
+        Ok(ContentIds { found_count: ids.len(), ids })
     }
 
     /// Most ids of a text that go between the special tokens and `extra_count` others; all where a
@@ -237,8 +239,8 @@ impl TextTokenizer {
             });
         }
         let budget = limit.token_count_max - frame;
-        let truncated = content.more || budget < content.ids.len();
-        if truncated && limit.long_text == LongTokens::Refuse {
+        let is_cut = budget < content.found_count;
+        if is_cut && limit.long_text == LongTokens::Refuse {
             return Err(EmbeddingError::InputTooLong {
                 got_len: content.ids.len() + frame,
                 limit_max: limit.token_count_max,
@@ -251,18 +253,20 @@ impl TextTokenizer {
         ids.extend(prefix);
         let start = ids.len();
         ids.extend(kept);
-        let content = start..ids.len();
+        let range = start..ids.len();
         ids.extend(&self.closing);
-        Ok(TokenizedText { ids, truncated, content })
+        let (token_count, kept_token_count) = (content.found_count + frame, ids.len());
+        let cut = is_cut.then_some(TokenCut { token_count, kept_token_count });
+        Ok(TokenizedText { ids, cut, content: range })
     }
 
-    /// The first `budget` ids of `text` and whether there are more.
+    /// The first `budget` ids of `text`, and how many were found.
     ///
     /// Growing beginnings of the text are tokenised until one holds enough. A beginning ends
     /// before a space that follows another character, where every pre-tokeniser splits; some
     /// ids more than needed are asked for, so that a token of the added vocabulary that spans
     /// the cut is not among those kept. Work: linear in what is needed, not in the text.
-    fn first_ids(&self, text: &str, budget: usize) -> EmbeddingResult<(Vec<u32>, bool)> {
+    fn first_ids(&self, text: &str, budget: usize) -> EmbeddingResult<ContentIds> {
         const BYTES_PER_TOKEN: usize = 8;
         const SPARE_TOKENS: usize = 16;
         let mut want_bytes = (budget + SPARE_TOKENS).saturating_mul(BYTES_PER_TOKEN);
@@ -274,9 +278,9 @@ impl TextTokenizer {
             let mut ids = self.raw_ids(&text[..end])?;
             let whole = end == text.len();
             if whole || budget + SPARE_TOKENS <= ids.len() {
-                let truncated = !whole || budget < ids.len();
+                let found_count = ids.len();
                 ids.truncate(budget);
-                return Ok((ids, truncated));
+                return Ok(ContentIds { ids, found_count });
             }
             want_bytes = end.max(want_bytes).saturating_mul(2);
         }
@@ -403,8 +407,8 @@ pub struct ColbertTokens {
     pub attended_len: usize,
     /// Which rows belong to the matrix; as long as `ids`.
     pub keep: Vec<bool>,
-    /// Whether text was cut off.
-    pub truncated: bool,
+    /// What was cut off, if anything was.
+    pub cut: Option<TokenCut>,
 }
 
 impl ColbertTokens {
@@ -495,12 +499,12 @@ impl ColbertTokenizer {
 
     fn framed_document(&self, content: &ContentIds) -> EmbeddingResult<ColbertTokens> {
         let limit = truncate_to(self.options.document_len_max);
-        let TokenizedText { ids, truncated, .. } =
+        let TokenizedText { ids, cut, .. } =
             self.plain.framed(content, &[self.document_marker], limit)?;
         let dropped =
             |id: &u32| self.options.mask_punctuation && self.punctuation.binary_search(id).is_ok();
         let keep = ids.iter().map(|it| !dropped(it)).collect();
-        Ok(ColbertTokens { attended_len: ids.len(), ids, keep, truncated })
+        Ok(ColbertTokens { attended_len: ids.len(), ids, keep, cut })
     }
 
     fn framed_query(&self, content: &ContentIds) -> EmbeddingResult<ColbertTokens> {
@@ -509,12 +513,12 @@ impl ColbertTokenizer {
             QueryCut::KeepClosing => query_len,
             QueryCut::Plain => query_len + self.plain.closing.len(),
         };
-        let TokenizedText { mut ids, truncated, .. } =
+        let TokenizedText { mut ids, cut, .. } =
             self.plain.framed(content, &[self.query_marker], truncate_to(room))?;
         let text_len = ids.len().min(query_len);
         ids.resize(query_len, self.mask_id);
         let attended_len = if self.options.attend_to_mask_tokens { query_len } else { text_len };
-        Ok(ColbertTokens { ids, attended_len, keep: vec![true; query_len], truncated })
+        Ok(ColbertTokens { ids, attended_len, keep: vec![true; query_len], cut })
     }
 }
 
@@ -583,7 +587,7 @@ mod tests {
             let got = golden.tokenizer.encode(text, limit).unwrap();
             assert_eq!(got.ids, want, "{name}: `{text}`");
             let alone = golden.tokenizer.raw_ids(text).unwrap();
-            assert_eq!(got.truncated, got.content_ids().len() < alone.len());
+            assert_eq!(got.cut.is_some(), got.content_ids().len() < alone.len());
             assert_eq!(got.content_ids(), &alone[..got.content_ids().len()]);
         }
         for thread_count in [1, 3, 64] {
@@ -747,10 +751,10 @@ mod tests {
         let closing = colbert.plain().closing()[0];
         let mask = colbert.plain().id_of("[MASK]").unwrap();
         let short = colbert.query("a").unwrap();
-        assert_eq!((short.ids.len(), short.attended_len, short.truncated), (32, 4, false));
+        assert_eq!((short.ids.len(), short.attended_len, short.cut.is_some()), (32, 4, false));
         assert_eq!(short.ids[3..5], [closing, mask]);
         let long = colbert.query(golden.texts()[7]).unwrap();
-        assert_eq!((long.ids[31], long.attended_len, long.truncated), (closing, 32, true));
+        assert_eq!((long.ids[31], long.attended_len, long.cut.is_some()), (closing, 32, true));
         let document = colbert.document("go in. go, in").unwrap();
         let dropped: Vec<Option<u32>> = [".", ","].map(|it| colbert.plain().id_of(it)).to_vec();
         for (id, keep) in document.ids.iter().zip(&document.keep) {
@@ -772,7 +776,7 @@ mod tests {
             let got = tokenizer.encode(text, truncate_to(token_count_max)).unwrap();
             let budget = token_count_max - 2;
             let head: String = text.chars().take(20).collect();
-            assert_eq!(got.truncated, budget < whole.len(), "{name}, `{head}`");
+            assert_eq!(got.cut.is_some(), budget < whole.len(), "{name}, `{head}`");
             let kept = &whole[..budget.min(whole.len())];
             assert_eq!(got.content_ids(), kept, "{name} at {token_count_max}, `{head}`");
             assert_eq!(got.ids.last(), tokenizer.closing().last());
@@ -829,7 +833,7 @@ mod tests {
             Err(EmbeddingError::IoError { .. })
         ));
         let empty = tokenizer.encode("", truncate_to(8)).unwrap();
-        assert_eq!((empty.ids.len(), empty.truncated), (2, false));
+        assert_eq!((empty.ids.len(), empty.cut.is_some()), (2, false));
     }
 
     #[test]

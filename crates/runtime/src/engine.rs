@@ -13,13 +13,14 @@ mod reader;
 mod remove;
 mod run;
 mod schedule;
+mod timed;
 mod warm;
 mod weights;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use calor_device::{Artifacts, CodeId, Device, HostMemory, NoArtifacts, PreparedId};
+use calor_device::{Artifacts, CodeId, Device, HostMemory, NoArtifacts, PreparedId, Profile};
 use calor_ir::CheckedGraph;
 use calor_kernel::Digest;
 use calor_telemetry::clock::Stopwatch;
@@ -36,6 +37,7 @@ use codes::{Codes, on_threads};
 use memory::{ALIGN_BYTES, Binding, Boundary, Channel, LIVE_BYTES, Lane};
 use metered::Metered;
 use prepare::device_step;
+use timed::Timed;
 use weights::Shared;
 
 pub(crate) use codes::UNUSED_CODE_BYTES_MAX;
@@ -146,6 +148,7 @@ pub(crate) struct Engine {
     device_label: Label,
     pub(crate) counters: Arc<Counters>,
     pub(crate) recorder: Arc<dyn Recorder>,
+    timed: Option<Timed>,
     artifacts: Arc<dyn Artifacts>,
     codes: Codes,
     shared: HashMap<(Digest, Digest), Shared>,
@@ -181,6 +184,7 @@ impl Engine {
             device_label,
             counters,
             recorder,
+            timed: None,
             artifacts: Arc::new(NoArtifacts),
             codes: Codes::default(),
             shared: HashMap::new(),
@@ -201,6 +205,10 @@ impl Engine {
 
     pub(crate) fn keep_in(&mut self, artifacts: Arc<dyn Artifacts>) {
         self.artifacts = artifacts;
+    }
+
+    pub(crate) fn time_steps(&mut self, profile: Profile) {
+        self.timed = Some(Timed::new(profile));
     }
 
     pub(crate) fn device(&self) -> &Device {

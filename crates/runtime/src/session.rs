@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{Artifacts, Claim, Device, Signature};
+use calor_device::{Artifacts, Claim, Device, Profile, Signature};
 use calor_ir::CheckedGraph;
 use calor_kernel::{Digest, Unit};
 use calor_telemetry::{Counters, Recorder};
@@ -63,6 +63,14 @@ impl Build {
     #[must_use]
     pub fn proving_weights(mut self) -> Self {
         self.0.prove_weights();
+        self
+    }
+
+    /// Records each step of each run with its time, as the device leaves it in `profile`; the
+    /// device was opened with a clone of it.
+    #[must_use]
+    pub fn timing_steps(mut self, profile: Profile) -> Self {
+        self.0.time_steps(profile);
         self
     }
 

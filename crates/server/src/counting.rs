@@ -5,7 +5,7 @@ use std::sync::Arc;
 use calor_embed::error::LengthUnit;
 use calor_embed::input::ModelInput;
 use calor_embed::pipeline::PreparedInput;
-use calor_embed::tokenizer::{TextTokenizer, TokenLimit};
+use calor_embed::tokenizer::{TextTokenizer, TokenCut, TokenLimit};
 use calor_embed::{EmbeddingError, PipelineFront};
 
 use crate::engine::Live;
@@ -37,6 +37,8 @@ pub(crate) struct Cut {
 pub(crate) struct Counted {
     pub(crate) input: ModelInput,
     pub(crate) token_count: usize,
+    /// What is gone of its beginning; its end is cut by the models.
+    pub(crate) cut: Option<TokenCut>,
     /// What the device needs of it, where that is made in front of the queue.
     pub(crate) prepared: Option<PreparedInput>,
 }
@@ -58,13 +60,13 @@ impl Input {
 
 impl Counted {
     fn of(input: ModelInput, token_count: usize) -> Self {
-        Self { input, token_count, prepared: None }
+        Self { input, token_count, cut: None, prepared: None }
     }
 
     /// An input that is ready for all models as it is.
     pub(crate) fn whole(input: &ModelInput, prepared: PreparedInput) -> Option<Self> {
         let token_count = prepared.token_count().filter(|_| !prepared.is_truncated())?;
-        Some(Self { input: input.clone(), token_count, prepared: Some(prepared) })
+        Some(Self { input: input.clone(), token_count, cut: None, prepared: Some(prepared) })
     }
 
     /// Characters of a text.
@@ -145,12 +147,14 @@ fn count(
     };
     match input {
         ModelInput::Text { content, instruction } => {
-            let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
-            Ok(Counted::of(ModelInput::Text { content, instruction }, token_count))
+            let (content, token_count, cut) = fit(tokenizer, content, truncate, is_left)?;
+            let input = ModelInput::Text { content, instruction };
+            Ok(Counted { cut, ..Counted::of(input, token_count) })
         }
         ModelInput::Code { content, language } => {
-            let (content, token_count) = fit(tokenizer, content, truncate, is_left)?;
-            Ok(Counted::of(ModelInput::Code { content, language }, token_count))
+            let (content, token_count, cut) = fit(tokenizer, content, truncate, is_left)?;
+            let input = ModelInput::Code { content, language };
+            Ok(Counted { cut, ..Counted::of(input, token_count) })
         }
         input @ (ModelInput::Image { .. } | ModelInput::Audio { .. }) => {
             Ok(Counted::of(input, IMAGE_TOKEN_COUNT))
@@ -158,21 +162,21 @@ fn count(
     }
 }
 
-/// A text within the model's limit, and its tokens.
+/// A text within the model's limit, its tokens, and what is gone of its beginning.
 fn fit(
     tokenizer: Option<(&Arc<TextTokenizer>, TokenLimit)>,
     text: String,
     truncate: bool,
     is_left: bool,
-) -> Result<(String, usize), EmbeddingError> {
+) -> Result<(String, usize, Option<TokenCut>), EmbeddingError> {
     let Some((tokenizer, limit)) = tokenizer else {
         let token_count = 1 + text.len() / 4;
-        return Ok((text, token_count));
+        return Ok((text, token_count, None));
     };
     let limit_max = limit.token_count_max;
     let token_count = tokenizer.count(&text, limit_max)?;
     if token_count <= limit_max {
-        return Ok((text, token_count));
+        return Ok((text, token_count, None));
     }
     if !truncate {
         let got_len = tokenizer.pieces(&text, true)?.len();
@@ -180,12 +184,14 @@ fn fit(
     }
     if !is_left {
         // The model's own tokenizer cuts the end.
-        return Ok((text, limit_max));
+        return Ok((text, limit_max, None));
     }
-    let room = limit_max - (tokenizer.opening().len() + tokenizer.closing().len());
+    let frame = tokenizer.opening().len() + tokenizer.closing().len();
+    let room = limit_max - frame;
     let pieces = tokenizer.pieces(&text, false)?;
     let first = pieces.len().saturating_sub(room);
     let start = pieces.get(first).and_then(|it| it.range.as_ref()).map_or(0, |it| it.start);
     let start = text.ceil_char_boundary(start);
-    Ok((text[start..].to_owned(), limit_max))
+    let cut = TokenCut { token_count: pieces.len() + frame, kept_token_count: limit_max };
+    Ok((text[start..].to_owned(), limit_max, Some(cut)))
 }

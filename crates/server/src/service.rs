@@ -232,6 +232,7 @@ impl Service {
         let token_count = counted.iter().map(|it| it.token_count).sum();
         let char_count = counted.iter().map(Counted::char_count).sum();
         counted.iter().for_each(|it| self.metrics.input_length.record(it.token_count));
+        told.cuts = counted.iter().map(|it| it.cut).collect();
         told.summary = Summary { token_count, char_count, tokenization_ns, ..Summary::default() };
         let _permit = self.admission.enter(token_count)?;
         let timeout = terms.timeout.unwrap_or(self.options.times.request);
@@ -239,7 +240,7 @@ impl Service {
             watch.start_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let since_ns = now_ns();
         let job = |it: Counted| {
-            let Counted { input, token_count, prepared } = it;
+            let Counted { input, token_count, prepared, .. } = it;
             let Terms { priority, .. } = terms;
             let terms = ItemTerms { token_count, priority, deadline_ns: Some(deadline_ns) };
             Job {

@@ -7,8 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::{Artifacts, Driver, NoArtifacts};
-use calor_device_cuda::CudaProfile;
+use calor_device::{Artifacts, Driver, NoArtifacts, Profile};
 use calor_ir::{CheckedGraph, DType, Graph, GraphError, Role, Type, ValueId, nn};
 use calor_kernel::{Canonical, Digest};
 use calor_runtime::cache::{ArtifactStore, DISK_BYTES_MAX, MEMORY_BYTES_MAX, StoreOptions};
@@ -241,7 +240,7 @@ pub fn table(
 /// As [`measure`].
 pub fn steps(
     driver: &dyn Driver,
-    profile: &CudaProfile,
+    profile: &Profile,
     names: &[String],
     out: &mut dyn Write,
 ) -> std::io::Result<()> {

@@ -41,8 +41,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arguments::{Arguments, arguments};
-use calor_device::{Claim, Driver, Signature};
-use calor_device_cuda::{CudaDriver, CudaOptions, CudaProfile, DirectStorage, SearchPath};
+use calor_device::{Claim, Driver, Profile as StepProfile, Signature};
+use calor_device_cuda::{CudaDriver, CudaOptions, DirectStorage, SearchPath};
 use calor_embed::{InferencePrecision, Profile};
 use calor_kernel::Digest;
 use calor_suite::arm::{self, Request};
@@ -95,7 +95,7 @@ fn work() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     }
     let mut path = SearchPath::usual(&[], &[]);
     path.folders.splice(0..0, arguments.libraries.iter().cloned());
-    let profile = arguments.steps.then(CudaProfile::new);
+    let profile = arguments.steps.then(StepProfile::new);
     let options = CudaOptions {
         path,
         eager: arguments.eager,
@@ -166,7 +166,7 @@ fn suite_request(arguments: &Arguments) -> Option<Request> {
 fn measures(
     driver: &CudaDriver,
     signature: &Signature,
-    profile: Option<&CudaProfile>,
+    profile: Option<&StepProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
 ) -> Result<bool, Box<dyn Error + Send + Sync>> {
@@ -201,7 +201,7 @@ fn measures(
 /// The pipeline of twelve models, measured or under load.
 fn pipeline_runs(
     driver: &CudaDriver,
-    profile: Option<&CudaProfile>,
+    profile: Option<&StepProfile>,
     arguments: &Arguments,
     out: &mut dyn Write,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calor_device::Driver;
-use calor_device_cuda::{CudaProfile, TimedRun};
 use calor_embed::embedding::MissingModels;
 use calor_embed::fusion::FUSION_SEED_DEFAULT;
 use calor_embed::input::InputLimits;
@@ -348,7 +347,7 @@ pub fn measure(
 /// What the pipeline says.
 pub fn steps(
     driver: &dyn Driver,
-    profile: &CudaProfile,
+    profile: &calor_device::Profile,
     files: &PipelineFiles,
     out: &mut dyn Write,
 ) -> Outcome<()> {
@@ -358,7 +357,7 @@ pub fn steps(
         let words = words_for(&core, tokens)?;
         profile.take();
         sample(&mut core, &mut texts, [items, words, 3])?;
-        let us = |run: &TimedRun| run.steps.iter().map(|it| it.1).sum::<u64>() / 1000;
+        let us = |run: &calor_device::TimedRun| run.steps.iter().map(|it| it.1).sum::<u64>() / 1000;
         let sums: Vec<u64> = profile.take().iter().map(us).collect();
         writeln!(out, "three requests of {items} x {tokens}, us of each program: {sums:?}")?;
         sample(&mut core, &mut texts, [items, words, 1])?;

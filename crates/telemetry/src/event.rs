@@ -95,6 +95,8 @@ pub struct FieldSchema {
     pub doc: &'static str,
     /// Allowed names when it is a tag.
     pub tags: &'static [&'static str],
+    /// Whether it came after the first lines were written, so that there are some without it.
+    pub is_late: bool,
 }
 
 macro_rules! tags {
@@ -132,8 +134,17 @@ macro_rules! tags {
 }
 
 macro_rules! events {
+    (@read $get:ident, $json:literal) => { field($get, $json)? };
+    (@read $get:ident, $json:literal, $absent:expr) => {
+        match $get($json) {
+            None => $absent,
+            Some(_) => field($get, $json)?,
+        }
+    };
+    (@is_late) => { false };
+    (@is_late $absent:expr) => { true };
     ($( $(#[doc = $doc:literal])+ $event:ident as $name:literal {
-        $( $(#[doc = $about:literal])+ $field:ident: $ty:ty as $json:literal, )+
+        $( $(#[doc = $about:literal])+ $field:ident: $ty:ty as $json:literal $(or $absent:expr)?, )+
     } )+) => {
         /// Something that happened. Of fixed size, without pointers to free.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +175,9 @@ macro_rules! events {
                 get: &dyn Fn(&'static str) -> Option<Value<'a>>,
             ) -> Result<Self, Misfit> {
                 match name {
-                    $( $name => Ok(Self::$event { $( $field: field(get, $json)?, )+ }), )+
+                    $( $name => Ok(Self::$event {
+                        $( $field: events!(@read get, $json $(, $absent)?), )+
+                    }), )+
                     _ => Err(Misfit::UnknownEvent),
                 }
             }
@@ -179,6 +192,7 @@ macro_rules! events {
                 ty: <$ty as FieldType>::TYPE,
                 doc: concat!($($about),+),
                 tags: <$ty as FieldType>::TAGS,
+                is_late: events!(@is_late $($absent)?),
             }, )+ ],
         }, )+ ];
     };
@@ -333,8 +347,10 @@ events! {
     }
     /// One kernel ran to its end, in a profiled run.
     KernelRan as "kernel_ran" {
-        /// Kernel's entry name.
+        /// Kernel's short name.
         kernel: Label as "kernel",
+        /// How it is set up: its parameters and launch words, or what the device says of its grid.
+        config: Label as "config" or Label::fixed(""),
         /// Device that ran it.
         device: Label as "device",
         /// Device clock, from start to end.
@@ -518,13 +534,13 @@ events! {
         /// Position in its request.
         item_index: u64 as "item_index",
     }
-    /// An input was cut to what the model takes.
+    /// An input was cut to what a model takes; of several models it is the one that takes least.
     InputTruncated as "input_truncated" {
         /// Model that was asked.
         model: Label as "model",
         /// Position in its request.
         item_index: u64 as "item_index",
-        /// Tokens before the cut.
+        /// Tokens before the cut, as far as the text was read: a long one is not read to its end.
         token_count: u64 as "token_count",
         /// Tokens after the cut.
         kept_token_count: u64 as "kept_token_count",

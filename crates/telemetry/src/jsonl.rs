@@ -20,7 +20,7 @@ pub const SCHEMA_NAME: &str = "calor.telemetry";
 /// A line with another major version is refused.
 pub const SCHEMA_MAJOR: u32 = 1;
 /// Grows when a field or an event is added.
-pub const SCHEMA_MINOR: u32 = 1;
+pub const SCHEMA_MINOR: u32 = 2;
 /// Longest line that the reader takes.
 pub const LINE_LEN_MAX: usize = 1 << 20;
 
@@ -263,13 +263,13 @@ mod tests {
     fn a_line_reads_back() {
         let line = to_line(&refused());
         assert!(!line.contains('\n'));
-        assert!(line.contains(r#""schema":"calor.telemetry/1.1""#), "{line}");
+        assert!(line.contains(r#""schema":"calor.telemetry/1.2""#), "{line}");
         assert_eq!(from_line(&line).unwrap().record, refused());
     }
 
     #[test]
     fn unknown_fields_and_later_minor_versions_are_read() {
-        let line = to_line(&refused()).replace("/1.1", "/1.7").replace('{', r#"{"mood":"good","#);
+        let line = to_line(&refused()).replace("/1.2", "/1.7").replace('{', r#"{"mood":"good","#);
         assert_eq!(from_line(&line).unwrap().record, refused());
     }
 
@@ -287,15 +287,27 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let field = |field| LineFault::Field { event: "input_refused".into(), field };
-        check_fault("telemetry/1.1", "telemetry/2.0", LineFault::Newer { major: 2 });
-        check_fault("telemetry/1.1", "weather/1.0", LineFault::NotTelemetry);
-        check_fault("telemetry/1.1", "telemetry/1", LineFault::NotTelemetry);
+        check_fault("telemetry/1.2", "telemetry/2.0", LineFault::Newer { major: 2 });
+        check_fault("telemetry/1.2", "weather/1.0", LineFault::NotTelemetry);
+        check_fault("telemetry/1.2", "telemetry/1", LineFault::NotTelemetry);
         check_fault("\"at_ns\":17", "\"at_ns\":-1", LineFault::Envelope("at_ns"));
         check_fault("input_refused", "tea_made", LineFault::UnknownEvent("tea_made".into()));
         check_fault("too_long", "too_blue", field("reason"));
         check_fault("\"item_index\":3", "\"item_index\":0.5", field("item_index"));
         check_fault("\"item_index\"", "\"item\"", field("item_index"));
         check_fault("{", "[", LineFault::NotAnObject);
+    }
+
+    #[test]
+    fn a_field_that_came_late_may_be_absent_and_not_wrong() {
+        let line = r#"{"schema":"calor.telemetry/1.1","event":"kernel_ran","at_ns":1,
+            "thread_index":0,"thread_name":"main","kernel":"k","device":"cpu",
+            "device_time_ns":2,"moved_bytes":3,"flop_count":4}"#;
+        let read = from_line(line).unwrap().record.event;
+        assert!(matches!(read, Event::KernelRan { config, .. } if config.text().is_empty()));
+        let wrong = from_line(&line.replace("\"k\"", "\"k\",\"config\":7"));
+        let field = LineFault::Field { event: "kernel_ran".into(), field: "config" };
+        assert_eq!(wrong, Err(field));
     }
 
     #[test]

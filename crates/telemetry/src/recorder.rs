@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock;
+use crate::counter::{Counters, Plain};
 use crate::event::Event;
 use crate::thread;
 
@@ -113,6 +114,8 @@ impl Recorder for Log {
 #[derive(Debug)]
 pub struct Ring {
     lanes: Box<[Lane]>,
+    /// Where what is overwritten is counted as well.
+    counters: Option<Arc<Counters>>,
 }
 
 /// Slots of one thread, on cache lines of their own.
@@ -143,7 +146,13 @@ impl Ring {
                 written_count: 0,
             }),
         };
-        Self { lanes: (0..thread_count_max).map(lane).collect() }
+        Self { lanes: (0..thread_count_max).map(lane).collect(), counters: None }
+    }
+
+    /// Counts what is overwritten in `counters` too, as it happens.
+    #[must_use]
+    pub fn counted_in(self, counters: Arc<Counters>) -> Self {
+        Self { counters: Some(counters), ..self }
     }
 
     /// A copy of what is kept, oldest first.
@@ -166,19 +175,25 @@ impl Ring {
 impl Recorder for Ring {
     fn accept(&self, record: &Record) {
         let lane = &self.lanes[record.thread_index as usize % self.lanes.len()];
-        hold(&lane.slots).push(*record);
+        let has_lost = hold(&lane.slots).push(*record);
+        if let Some(counters) = self.counters.as_ref().filter(|_| has_lost) {
+            counters.increment(Plain::LostRecords);
+        }
     }
 }
 
 impl Slots {
-    fn push(&mut self, record: Record) {
-        if self.records.len() < self.capacity {
+    /// Whether an older one had to go.
+    fn push(&mut self, record: Record) -> bool {
+        self.written_count += 1;
+        let has_room = self.records.len() < self.capacity;
+        if has_room {
             self.records.push(record);
         } else {
-            let index = self.written_count % self.capacity as u64;
+            let index = (self.written_count - 1) % self.capacity as u64;
             self.records[index as usize] = record;
         }
-        self.written_count += 1;
+        !has_room
     }
 }
 
@@ -208,13 +223,15 @@ mod tests {
 
     #[test]
     fn a_ring_keeps_the_last_and_counts_the_lost() {
-        let ring = Ring::new(1, 3);
+        let counters = Arc::new(Counters::new());
+        let ring = Ring::new(1, 3).counted_in(counters.clone());
         for at_ns in 0..10 {
             ring.accept(&Record { at_ns, thread_index: 0, event: asked(true) });
         }
         let kept: Vec<u64> = ring.records().iter().map(|it| it.at_ns).collect();
         assert_eq!(kept, [7, 8, 9]);
         assert_eq!(ring.overwritten_count(), 7);
+        assert_eq!(counters.snapshot().get(Plain::LostRecords), 7);
     }
 
     #[test]

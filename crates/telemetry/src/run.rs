@@ -24,7 +24,7 @@ pub const RUN_NAME: &str = "calor.run";
 /// Grows when a field changes meaning or goes.
 pub const RUN_MAJOR: u32 = 2;
 /// Grows when a field is added.
-pub const RUN_MINOR: u32 = 0;
+pub const RUN_MINOR: u32 = 1;
 
 /// What only the caller knows of a run.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub struct RunFacts {
 /// The document of a run from what its counters and records say.
 pub fn document(facts: &RunFacts, change: &Change, records: &[Record]) -> Json {
     let plain = |it: Plain| change.get(it);
+    // The cache of kernels is asked once for each group of a plan.
+    let groups = |it| change.get(Counter::Cache(Cache::KernelStructural, it));
     let mut out = json!({
         "schema": format!("{RUN_NAME}/{RUN_MAJOR}.{RUN_MINOR}"),
         "run_id": facts.run_id,
@@ -92,6 +94,8 @@ pub fn document(facts: &RunFacts, change: &Change, records: &[Record]) -> Json {
             "step_count": plain(Plain::PlannedSteps),
             // Nodes that need no launch of their own.
             "saved_count": plain(Plain::PlannedNodes) - plain(Plain::PlannedSteps),
+            "group_count": groups(CacheCount::Hits) + groups(CacheCount::Misses),
+            "hit_count": groups(CacheCount::Hits),
         },
         "caches": caches(change),
         "kernels": kernels(records),
@@ -211,24 +215,30 @@ fn caches(change: &Change) -> Json {
     out.into()
 }
 
-/// Kernels of profiled runs by name, the longest first.
+/// Kernels of profiled runs by name and setting, the longest first.
 fn kernels(records: &[Record]) -> Json {
-    let mut rows: BTreeMap<(Label, Label), [u64; 4]> = BTreeMap::new();
+    let mut rows: BTreeMap<(Label, Label, Label), [u64; 4]> = BTreeMap::new();
     for record in records {
-        if let Event::KernelRan { kernel, device, device_time_ns, moved_bytes, flop_count } =
-            record.event
+        if let Event::KernelRan {
+            kernel,
+            config,
+            device,
+            device_time_ns,
+            moved_bytes,
+            flop_count,
+        } = record.event
         {
-            let row = rows.entry((kernel, device)).or_default();
+            let row = rows.entry((kernel, config, device)).or_default();
             *row = [row[0] + 1, row[1] + device_time_ns, row[2] + moved_bytes, row[3] + flop_count];
         }
     }
     let mut rows: Vec<_> = rows.into_iter().collect();
     rows.sort_by_key(|it| std::cmp::Reverse(it.1[1]));
     rows.into_iter()
-        .map(|((kernel, device), [count, ns, bytes, flops])| {
+        .map(|((kernel, config, device), [count, ns, bytes, flops])| {
             json!({
-                "kernel": kernel.text(), "device": device.text(), "count": count,
-                "device_time_ns": ns, "moved_bytes": bytes, "flop_count": flops,
+                "kernel": kernel.text(), "config": config.text(), "device": device.text(),
+                "count": count, "device_time_ns": ns, "moved_bytes": bytes, "flop_count": flops,
             })
         })
         .collect()
@@ -295,9 +305,9 @@ fn legacy(facts: &RunFacts, change: &Change, records: &[Record]) -> Json {
     let launches: Vec<Json> = records
         .iter()
         .filter_map(|it| match it.event {
-            Event::KernelRan { kernel, device_time_ns, moved_bytes, .. } => Some(json!({
+            Event::KernelRan { kernel, config, device_time_ns, moved_bytes, .. } => Some(json!({
                 "kernel": kernel.text(), "kernel_ns": device_time_ns, "bytes": moved_bytes,
-                "precision": null, "shape": [], "tuning": [],
+                "precision": null, "shape": [], "tuning": [config.text()],
             })),
             _ => None,
         })

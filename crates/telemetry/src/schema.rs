@@ -44,7 +44,8 @@ fn of_event(event: &EventSchema) -> Json {
     for field in event.fields {
         properties.insert(field.name.into(), of_field(field));
     }
-    let required: Vec<&str> = event.fields.iter().map(|it| it.name).collect();
+    let required: Vec<&str> =
+        event.fields.iter().filter(|it| !it.is_late).map(|it| it.name).collect();
     json!({
         "title": event.name, "description": event.doc.trim(),
         "required": required, "properties": properties,
@@ -126,13 +127,11 @@ fn run_properties() -> Json {
             "saved_count": {
                 "type": "integer", "description": "Nodes without a step of their own.",
             },
+            "group_count": count("Groups of nodes that plans want a kernel for."),
+            "hit_count": count("Groups whose kernel was there already."),
         })),
         "caches": caches(),
-        "kernels": { "type": "array", "items": object(json!({
-            "kernel": { "type": "string" }, "device": { "type": "string" },
-            "count": count("Runs."), "device_time_ns": count("By the device's clock."),
-            "moved_bytes": count("As plans say."), "flop_count": count("As plans say."),
-        })) },
+        "kernels": { "type": "array", "items": object(kernels()) },
         "shapes": { "type": "array", "items": object(json!({
             "model": { "type": "string" }, "bucket_token_count": count("Room for tokens."),
             "bucket_sequence_count": count("Room for sequences."), "run_count": count("Runs."),
@@ -151,6 +150,15 @@ fn run_properties() -> Json {
         "legacy": { "type": "object", "description": "Names that the specifications used." },
         "scenario": text("Of runs that version 1 wrote."),
         "measures": { "type": "array", "description": "Of runs that version 1 wrote." },
+    })
+}
+
+fn kernels() -> Json {
+    json!({
+        "kernel": { "type": "string" }, "device": { "type": "string" },
+        "config": { "type": "string", "description": "How it is set up." },
+        "count": count("Runs."), "device_time_ns": count("By the device's clock."),
+        "moved_bytes": count("As plans say."), "flop_count": count("As plans say."),
     })
 }
 

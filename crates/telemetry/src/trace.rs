@@ -260,6 +260,7 @@ mod tests {
     fn kernel(at_ns: u64, device_time_ns: u64) -> Record {
         let event = Event::KernelRan {
             kernel: Label::fixed("softmax"),
+            config: Label::fixed("words 8"),
             device: Label::fixed("cpu"),
             device_time_ns,
             moved_bytes: 1,

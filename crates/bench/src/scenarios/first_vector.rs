@@ -21,8 +21,9 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
     let child = context.child.ok_or(BenchError::Needs { scenario: NAME, what })?;
     let (mut samples, mut weights_ns, mut weights_bytes) = (Vec::new(), Vec::new(), None);
     let mut digest = None;
-    for _ in 0..context.size.pick(2, 15) {
+    for sample_index in 0..context.size.pick(2, 15) {
         let (ns, line) = start(child)?;
+        context.sampled(NAME, sample_index, [1, 0], ns);
         samples.push(ns);
         let got = Digest::of(vectors(&line).to_string().as_bytes());
         if *digest.get_or_insert(got) != got {

@@ -27,7 +27,7 @@ pub(super) fn measure(texts: &Texts, context: &Context<'_>) -> Result<Measured, 
         sample_count: context.size.pick(2, texts.sample_count),
     };
     let want = (text_count * token_count) as u64;
-    let measure = timed(texts.name, calls, || {
+    let measure = timed(context, texts.name, calls, || {
         let done = counted.embed(&items)?;
         executed("tokens", want, done.token_count)?;
         Ok(done)

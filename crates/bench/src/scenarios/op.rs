@@ -93,12 +93,14 @@ fn one(context: &Context<'_>, member: &str, case: &OpCase) -> Result<Measure, Be
     let run_count =
         (context.size.pick(1, SAMPLE_NS) / watch.elapsed_ns().max(1)).clamp(1, RUN_COUNT_MAX);
     let mut samples = Vec::new();
-    for _ in 0..context.size.pick(2, 30) {
+    for sample_index in 0..context.size.pick(2, 30) {
         let watch = Stopwatch::start();
         for _ in 0..run_count {
             session.run(program, &[], DEADLINE)?;
         }
-        samples.push(watch.elapsed_ns());
+        let ns = watch.elapsed_ns();
+        context.sampled(name, sample_index, [run_count, 0], ns);
+        samples.push(ns);
     }
     let (moved_bytes, flops) = session.plan(program).cost();
     Ok(Measure {

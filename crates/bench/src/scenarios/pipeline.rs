@@ -39,7 +39,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
     let inputs = inputs(context.size.pick(2, 32))?;
     let calls =
         Calls { warm_count: context.size.pick(0, 2), sample_count: context.size.pick(1, 10) };
-    let measure = timed(NAME, calls, || {
+    let measure = timed(context, NAME, calls, || {
         let scope = counters.scope();
         let results = pipeline.embed_batch(&inputs, NOW_S)?;
         let token_count = scope.change().get(Plain::Tokens).unsigned_abs();

@@ -54,7 +54,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         Capabilities { claims: device.claims, parallel_count: device.signature.parallel_count };
     let calls =
         Calls { warm_count: context.size.pick(0, 2), sample_count: context.size.pick(1, 20) };
-    let measure = timed(NAME, calls, || {
+    let measure = timed(context, NAME, calls, || {
         let plan = calor_runtime::plan(&graph, &capabilities, &Choices::default())?;
         let (moved_bytes, flops) = plan.cost();
         let sizes = [

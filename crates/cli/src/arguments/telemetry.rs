@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+/// Flags that want something kept.
+const TOLD: [&str; 4] = ["telemetry", "trace", "telemetry_socket", "telemetry_kernels"];
+
 /// What is kept of a run. Nothing leaves the machine.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Telemetry")]
@@ -15,6 +18,10 @@ pub(crate) struct TelemetryArguments {
     /// Write a timeline here that ui.perfetto.dev opens.
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) trace: Option<PathBuf>,
+    /// Time every step of every program of `embed`, `search`, `warmup` and `serve`, and keep each
+    /// as an event. Programs then run step by step, and a GPU captures nothing: that is slower.
+    #[arg(long, global = true)]
+    pub(crate) telemetry_kernels: bool,
     /// Names in documents: ours, or those of earlier specifications beside them.
     #[arg(long, value_enum, value_name = "WHICH", default_value = "current", global = true)]
     pub(crate) telemetry_names: NamesWord,
@@ -22,7 +29,7 @@ pub(crate) struct TelemetryArguments {
     #[arg(long, value_name = "PATH", global = true)]
     pub(crate) telemetry_socket: Option<PathBuf>,
     /// Keep nothing of the run, and leave no summary in the store.
-    #[arg(long, global = true, conflicts_with_all = ["telemetry", "trace", "telemetry_socket"])]
+    #[arg(long, global = true, conflicts_with_all = TOLD)]
     pub(crate) no_telemetry: bool,
 }
 

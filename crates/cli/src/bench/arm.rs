@@ -36,7 +36,7 @@ pub(super) fn run(
     };
     let start = counters.snapshot();
     let artifacts = open_store(&arguments.keep, environment, counters.clone(), recorder.clone())?;
-    let device = devices::open(&arguments.device, thread_count.get(), None, environment)?;
+    let device = devices::open(&arguments.device, thread_count.get(), None, environment, None)?;
     let context = ArmContext {
         device,
         artifacts,

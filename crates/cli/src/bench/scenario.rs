@@ -13,6 +13,7 @@ use crate::cache::open_store;
 use crate::devices;
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure};
+use crate::recording::Recording;
 use crate::version::REVISION;
 
 fn row(kind: &str, name: &str, about: &str) -> serde_json::Value {
@@ -41,6 +42,7 @@ pub(super) fn measure(
     name: &str,
     arguments: &RunArguments,
     environment: &Environment,
+    recording: &Recording,
 ) -> Result<Exit, Failure> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let thread_count = arguments.threads.unwrap_or(cores);
@@ -65,6 +67,7 @@ pub(super) fn measure(
         batch_tokens_max: arguments.batch_tokens,
         thread_count,
         revision: Revision { commit, dirty },
+        recorder: recording.recorder(),
     };
     let run = calor_bench::run(name, &context).map_err(failure)?;
     report(&run, arguments.json)

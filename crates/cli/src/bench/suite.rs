@@ -148,7 +148,7 @@ fn device(word: &str, environment: &Environment) -> Result<String, Failure> {
     match wish {
         Wish::Exactly(one) => Ok(one.to_string()),
         Wish::FirstOf(_) => {
-            let device = devices::open(&wish, 1, None, environment)?;
+            let device = devices::open(&wish, 1, None, environment, None)?;
             Ok(device.signature.kind.to_owned())
         }
     }

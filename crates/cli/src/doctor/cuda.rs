@@ -1,7 +1,7 @@
 //! What of CUDA is here: its libraries, the driver's version, the GPUs. No GPU is opened.
 
 use calor_device::{DeviceError, Driver};
-use calor_device_cuda::{DirectStorage, Libraries, LibraryName};
+use calor_device_cuda::{CudaOptions, Libraries, LibraryName};
 use serde_json::{Value as Json, json};
 
 use super::{Finding, precisions};
@@ -27,7 +27,7 @@ impl Section {
     /// Looks for libraries and asks the driver.
     pub(super) fn look(environment: &Environment) -> Self {
         let libraries = Libraries::find(&LibraryName::ALL, &devices::cuda_path(environment));
-        let driver = devices::cuda_driver(environment, None, false, DirectStorage::Off);
+        let driver = devices::cuda_driver(environment, CudaOptions::default());
         let machine = driver.version().and_then(|version| {
             // No GPU is an answer of the driver, told from one that is broken by its version.
             let count = driver.count()?;

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::Path};
 
-use calor_device::Signature;
+use calor_device::{Profile, Signature};
 use calor_embed::{
     CheckpointEmbedder, EmbedItem, EmbedOutput, EmbedderOptions, EmbeddingError, EmbeddingResult,
     InferencePrecision, PoolingChoice, Programs, embedder::Embedded, input::Role,
@@ -78,14 +78,21 @@ pub(crate) fn open_build(
     recording: &Recording,
 ) -> Result<Build, Failure> {
     let memory_bytes = run.memory.map(|it| it.saturating_mul(1 << 20));
-    let device = devices::open(&run.device, threads(run).get(), memory_bytes, environment)?;
+    let profile = recording.times_steps().then(Profile::new);
+    let (wish, threads) = (&run.device, threads(run).get());
+    let device = devices::open(wish, threads, memory_bytes, environment, profile.as_ref())?;
+    recording.opened(&device.signature);
     let quota_bytes = device.signature.memory_bytes;
     let (counters, recorder) = (recording.counters.clone(), recording.recorder());
     let store = open_store(&run.keep, environment, counters.clone(), recorder.clone())?;
     // Memory that is not the host's lies behind a bus.
     let is_remote = device.signature.kind != devices::Kind::Cpu.name();
     let build = Build::new(device, quota_bytes, counters, recorder).with_artifacts(store);
-    Ok(if is_remote { build.proving_weights() } else { build })
+    let build = if is_remote { build.proving_weights() } else { build };
+    Ok(match profile {
+        Some(profile) => build.timing_steps(profile),
+        None => build,
+    })
 }
 
 /// The precision as asked for, else what the device does best. FP16 is never chosen for anyone:
@@ -172,7 +179,8 @@ impl CheckpointEngine {
     }
 
     fn made(&mut self, embedded: Embedded) -> Made {
-        let Embedded { output, truncated, token_count } = embedded;
+        let Embedded { output, cut, token_count } = embedded;
+        let truncated = cut.is_some();
         let mut details = Map::new();
         details.insert("model".into(), self.about["model"].clone());
         details.insert("token_count".into(), token_count.into());
@@ -189,7 +197,7 @@ impl CheckpointEngine {
             }
         };
         self.columns = vec![Column { name: name.into(), kind }];
-        Made { cells: vec![cell], details, table, truncated, token_count }
+        Made { cells: vec![cell], details, table, truncated, cut, token_count }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a run needs of whatever makes the vectors: one checkpoint, or twelve models.
 
-use calor_embed::EmbeddingResult;
+use calor_embed::{EmbeddingResult, tokenizer::TokenCut};
 use serde_json::{Map, Value as Json};
 
 use super::table::Table;
@@ -35,6 +35,8 @@ pub(crate) struct Made {
     pub(crate) table: Table,
     /// Whether text was cut for a model.
     pub(crate) truncated: bool,
+    /// What was cut off the text, for the model that takes least of it.
+    pub(crate) cut: Option<TokenCut>,
     /// Tokens that a model saw, where that is known.
     pub(crate) token_count: usize,
 }

@@ -86,7 +86,7 @@ impl PipelineEngine {
         let parts = parts(&wanted.vectors, &models, fuses)?;
         // Before anything is pulled: a device that is not there ends the run.
         let build = open_build(run, environment, recording)?;
-        let recipe = Recipe::of(run, environment, quiet)?;
+        let recipe = Recipe::of(run, environment, &*recording.recorder(), quiet)?;
         let mut options = recipe.options(build.signature());
         options.long_text = long_tokens(wanted.on_too_long);
         options.own_forms = wanted.own_forms();
@@ -125,6 +125,7 @@ impl PipelineEngine {
             details,
             table: Table::twelve(output),
             truncated: output.flags.truncated,
+            cut: output.cut,
             token_count: 0,
         }
     }

@@ -12,6 +12,7 @@ use calor_embed::{
     input::{InputLimits, LongText, NulByte},
     tokenizer::LongTokens,
 };
+use calor_telemetry::Recorder;
 use calor_weights::{Dtype, SYNTH_MODELS, SynthModel, SynthOptions, SynthProfile, synth};
 
 use super::checkpoint::precision;
@@ -55,10 +56,11 @@ impl Recipe {
     pub(crate) fn of(
         run: &RunArguments,
         environment: &Environment,
+        recorder: &dyn Recorder,
         quiet: bool,
     ) -> Result<Self, Failure> {
         let models = Self::models(run);
-        let (checkpoints, sources) = checkpoints(run, &models, environment, quiet)?;
+        let (checkpoints, sources) = checkpoints(run, &models, environment, recorder, quiet)?;
         Ok(Self {
             profile: run.profile,
             models,
@@ -111,6 +113,7 @@ fn checkpoints(
     run: &RunArguments,
     wanted: &[ModelId],
     environment: &Environment,
+    recorder: &dyn Recorder,
     quiet: bool,
 ) -> Result<Places, Failure> {
     let mut dirs = HashMap::new();
@@ -126,7 +129,7 @@ fn checkpoints(
                 root.join(need.name)
             }
             None => {
-                let dir = models::ensure(environment, &need, quiet)?;
+                let dir = models::ensure(environment, &need, recorder, quiet)?;
                 let manifest = environment.store()?.manifest(need.name, models::REVISION)?;
                 let (name, revision) = (manifest.name, manifest.revision);
                 sources.push(format!("{name}@{revision} from {}", manifest.source));

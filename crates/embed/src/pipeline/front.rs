@@ -18,7 +18,7 @@ use crate::input::{AdmittedInput, InputKind, InputLimits, ModelInput};
 use crate::model_id::ModelId;
 use crate::pieces::{in_pieces, thread_count};
 use crate::slots::{HostSide, NeuralText, SlotVector};
-use crate::tokenizer::ContentIds;
+use crate::tokenizer::{ContentIds, TokenCut};
 
 /// Inputs that a thread prepares, at least: fewer take less time than starting one.
 const PREPARED_EACH_MIN: usize = 2;
@@ -209,7 +209,7 @@ impl PipelineFront {
         let mut flags = ResultFlags { truncated: admitted.truncated(), ..ResultFlags::default() };
         let mut set = |model: ModelId, watch: Stopwatch, vector: &[f32]| {
             let vector = vector.to_vec();
-            let slot = SlotVector { vector, sparse: None, tokens: None, truncated: false };
+            let slot = SlotVector { vector, sparse: None, tokens: None, cut: None };
             slots.insert(model, (slot, watch.elapsed_ns() / 1000));
         };
         match kind {
@@ -301,7 +301,8 @@ impl PipelineFront {
         let (slots, fused) = self.fusion.as_ref().ok_or_else(lost)?.split(&numbers)?;
         let Item { draft, tokens: prepared, .. } = item;
         let mut flags = draft.flags;
-        flags.truncated |= prepared.iter().any(|it| it.truncated);
+        let cut = prepared.iter().fold(None, |cut, it| TokenCut::deeper(cut, it.cut));
+        flags.truncated |= cut.is_some();
         let mut embeddings = ConcatenatedEmbedding::new(draft.content_hash);
         for model in ModelId::iter() {
             let own_us = draft.slots.get(&model).map(|it| it.1);
@@ -311,6 +312,6 @@ impl PipelineFront {
         }
         embeddings.concatenate(&SlotRule::UNIT, self.missing)?;
         let fused = fused.into_embedding(draft.content_hash, latency_us, flags);
-        Ok(PipelineOutput { embeddings, fused: Some(fused), sparse, tokens, flags })
+        Ok(PipelineOutput { embeddings, fused: Some(fused), sparse, tokens, cut, flags })
     }
 }

@@ -108,7 +108,7 @@ impl ResultsCache {
 
 /// A result as bytes; none for one that no request can have made.
 fn encoded(output: &PipelineOutput) -> Option<Vec<u8>> {
-    let PipelineOutput { embeddings, fused, sparse, tokens, flags } = output;
+    let PipelineOutput { embeddings, fused, sparse, tokens, flags, cut: _ } = output;
     let mut out = Vec::new();
     out.push(flags.to_bits());
     out.extend(embeddings.content_hash().to_le_bytes());
@@ -194,7 +194,7 @@ fn decoded(bytes: &[u8]) -> EmbeddingResult<PipelineOutput> {
         }
     };
     match reader.rest {
-        [] => Ok(PipelineOutput { embeddings, fused, sparse, tokens, flags }),
+        [] => Ok(PipelineOutput { embeddings, fused, sparse, tokens, cut: None, flags }),
         _ => Err(impossible("length")),
     }
 }
@@ -248,6 +248,7 @@ mod tests {
             fused: Some(fused),
             sparse: Some(sparse),
             tokens: Some(tokens),
+            cut: None,
             flags,
         }
     }

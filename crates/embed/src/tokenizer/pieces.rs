@@ -56,8 +56,8 @@ impl TextTokenizer {
     pub fn count(&self, text: &str, token_count_max: usize) -> EmbeddingResult<usize> {
         let frame = self.opening.len() + self.closing.len();
         let budget = token_count_max.saturating_sub(frame);
-        let (ids, truncated) = self.first_ids(text, budget)?;
-        Ok(ids.len() + frame + usize::from(truncated))
+        let content = self.first_ids(text, budget)?;
+        Ok(content.found_count.min(budget + 1) + frame)
     }
 }
 

@@ -100,6 +100,7 @@ impl Engine {
     /// Waits until a run has ended.
     pub(crate) fn finish(&mut self, run: Run, deadline: Duration) -> Result<(), RuntimeError> {
         self.device.queue.wait(run.ticket, deadline)?;
+        self.tell_steps();
         self.count(&run);
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! What is told of a request when it ends: one event, whatever became of it.
 
+use calor_embed::tokenizer::TokenCut;
 use calor_embed::{EmbeddingError, Fault};
 use calor_telemetry::counter::Plain;
 use calor_telemetry::{Event, Label, Outcome, Refusal as Reason, Stopwatch};
 
-use super::{Answered, Service, Summary};
+use super::{Answer, Answered, Service, Summary};
 use crate::options::Target;
 use crate::refusal::Refusal;
 
@@ -16,6 +17,8 @@ pub(super) struct Told<'a> {
     pub(super) request_index: u64,
     item_count: usize,
     outcome: Outcome,
+    /// What was cut off its inputs before they were queued.
+    pub(super) cuts: Vec<Option<TokenCut>>,
     /// What is known of it so far.
     pub(super) summary: Summary,
 }
@@ -29,6 +32,7 @@ impl<'a> Told<'a> {
             request_index: service.next_request(),
             item_count,
             outcome: Outcome::Gone,
+            cuts: Vec::new(),
             summary: Summary::default(),
         }
     }
@@ -46,7 +50,10 @@ impl<'a> Told<'a> {
                 };
                 self.service.counters.increment(Plain::Requests);
                 for (index, answer) in answered.answers.iter().enumerate() {
-                    answer.as_ref().err().into_iter().for_each(|err| self.refused(index, err));
+                    match answer {
+                        Ok(answer) => self.answered(index, answer),
+                        Err(err) => self.refused(index, err),
+                    }
                 }
             }
             Err(refusal) => {
@@ -58,6 +65,21 @@ impl<'a> Told<'a> {
                 }
             }
         }
+    }
+
+    /// Tells of an input that was cut, by whom it was cut most. A result that was known already
+    /// says nothing of its input.
+    fn answered(&self, item_index: usize, answer: &Answer) {
+        let by_models = answer.output.cut.filter(|_| 0 < answer.batch_count);
+        let in_front = self.cuts.get(item_index).copied().flatten();
+        let Some(cut) = TokenCut::deeper(in_front, by_models) else { return };
+        self.service.counters.increment(Plain::Truncations);
+        self.service.recorder.record(Event::InputTruncated {
+            model: self.model,
+            item_index: item_index as u64,
+            token_count: cut.token_count as u64,
+            kept_token_count: cut.kept_token_count as u64,
+        });
     }
 
     fn refused(&self, item_index: usize, source: &EmbeddingError) {

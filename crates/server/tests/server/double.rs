@@ -191,8 +191,11 @@ impl Double {
             aux_data: None,
             flags: ResultFlags::default(),
         });
+        let limit =
+            TokenLimit { token_count_max: TOKEN_COUNT_MAX, long_text: LongTokens::Truncate };
+        let cut = if is_image { None } else { self.tokenizer.encode(&words(input), limit)?.cut };
         let flags = ResultFlags { partial: is_image, ..ResultFlags::default() };
-        Ok(PipelineOutput { embeddings, fused, sparse, tokens, flags })
+        Ok(PipelineOutput { embeddings, fused, sparse, tokens, cut, flags })
     }
 }
 

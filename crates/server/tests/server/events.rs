@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use calor_telemetry::{Event, Log, Outcome};
 
+use crate::double::TOKEN_COUNT_MAX;
 use crate::fixture::{Calls, Running};
 use crate::grpc::{METHOD, framed, text};
 
@@ -87,6 +88,38 @@ async fn every_request_and_batch_is_told_of_with_what_ran_for_whom() {
     for request in 0..3 {
         assert_eq!(told[request].2[2], token_counts[request + 1], "{request}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_cut_is_told_of_with_its_tokens() {
+    let server = Running::start(|it| it.results_cache_bytes = 1 << 20).await;
+    let long = "heat ".repeat(TOKEN_COUNT_MAX);
+    let inputs = serde_json::json!(["heat", long]);
+    let right =
+        serde_json::json!({ "inputs": inputs, "model": "e1", "truncate": true }).to_string();
+    server.post("/embed", &right).await.good();
+    let left = serde_json::json!({
+        "inputs": ["cold", "water", long], "model": "e1", "truncate": true,
+        "truncation_direction": "Left",
+    });
+    server.post("/embed", &left.to_string()).await.good();
+    // Known by now: nothing is cut for it.
+    server.post("/embed", &right).await.good();
+    let page = String::from_utf8_lossy(&server.get("/metrics").await.body).into_owned();
+    assert!(page.contains("calor_truncations_total 2\n"), "{page}");
+    let mut cuts = Vec::new();
+    for event in server.log.events() {
+        if let Event::InputTruncated { model, item_index, token_count, kept_token_count } = event {
+            assert_eq!(kept_token_count, TOKEN_COUNT_MAX as u64);
+            cuts.push((model.text(), item_index, token_count));
+        }
+    }
+    let most = TOKEN_COUNT_MAX as u64;
+    // Two for each word, and two around all.
+    let whole = 2 * most + 2;
+    assert_eq!((cuts[0].0, cuts[0].1), ("semantic", 1));
+    assert!(most < cuts[0].2 && cuts[0].2 <= whole, "{cuts:?}");
+    assert_eq!(cuts[1..], [("semantic", 2, whole)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

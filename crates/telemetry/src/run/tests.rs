@@ -52,6 +52,7 @@ fn made(legacy_names: bool) -> Json {
     };
     let kernel = Event::KernelRan {
         kernel: Label::fixed("k"),
+        config: Label::fixed("words 8"),
         device,
         device_time_ns: 90,
         moved_bytes: 64,
@@ -67,7 +68,7 @@ fn made(legacy_names: bool) -> Json {
 #[test]
 fn a_document_says_where_time_went_and_what_was_kept() {
     let got = made(false);
-    assert_eq!(got["schema"], "calor.run/2.0");
+    assert_eq!(got["schema"], "calor.run/2.1");
     let time = &got["time"];
     assert_eq!((&time["compile_ns"], &time["programs_ns"]), (&json!(2_100), &json!(4_000)));
     assert_eq!((&time["kernel_ns"], &time["first_program_ns"]), (&json!(90), &json!(2_000)));
@@ -75,9 +76,16 @@ fn a_document_says_where_time_went_and_what_was_kept() {
     // The last one was made after a program had run.
     assert_eq!(got["compiles"], json!({ "before_seal": 1, "after_seal": 1, "found": 1 }));
     assert_eq!(got["fusion"]["saved_count"], 18);
+    assert_eq!(
+        (&got["fusion"]["group_count"], &got["fusion"]["hit_count"]),
+        (&json!(3), &json!(2))
+    );
     let cache = &got["caches"]["kernel_structural"];
     assert_eq!((&cache["hits"], &cache["hit_rate"]), (&json!(2), &json!(2.0 / 3.0)));
     assert_eq!(got["caches"].as_object().unwrap().len(), 1);
+    let kernel = &got["kernels"][0];
+    assert_eq!((&kernel["kernel"], &kernel["config"]), (&json!("k"), &json!("words 8")));
+    assert_eq!((&kernel["count"], &kernel["device_time_ns"]), (&json!(1), &json!(90)));
     assert_eq!(got["shapes"][0]["run_count"], 2);
     assert_eq!(got["shapes"][0]["live_token_count"], 80);
     assert_eq!(got["events"]["program_ran"], json!({ "count": 2, "wall_ns": 4_000 }));
