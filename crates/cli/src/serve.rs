@@ -44,11 +44,11 @@ pub(crate) fn run(
     for place in &places {
         drop(open_build(place, &environment, &recording)?);
     }
-    let recipe = Recipe::of(run, &environment, quiet)?;
+    let warming = Warming::of(arguments, quiet);
+    let recipe = Recipe::within(run, warming.policy.allows_loss(), &environment, quiet)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));
-    let warming = Warming::of(arguments, quiet);
     let layout = match places.as_slice() {
         [_] => None,
         several => {
@@ -123,7 +123,7 @@ fn opener(
     }
     let open = move |place: usize, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
-            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+            |failure: Failure| EmbeddingError::GpuError { source: failure.reason().into() };
         let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
         let (policy, rule) = (&warming.policy, PrecisionRule::default());
@@ -146,7 +146,7 @@ fn opener_of_parts(
 ) -> Open {
     Arc::new(move |_, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
-            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+            |failure: Failure| EmbeddingError::GpuError { source: failure.reason().into() };
         let mut devices = Vec::with_capacity(runs.len());
         for run in &runs {
             let build = open_build(run, &environment, &recording).map_err(failed)?;

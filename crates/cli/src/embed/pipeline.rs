@@ -90,7 +90,7 @@ impl PipelineEngine {
         let mut options = recipe.options(build.signature());
         options.long_text = long_tokens(wanted.on_too_long);
         options.own_forms = wanted.own_forms();
-        let sources = recipe.sources;
+        let sources = recipe.sources().to_vec();
         let core = PipelineCore::open(build, options)?;
         let columns = parts.iter().map(|it| it.column()).collect();
         let thread_count = threads(run).get();
