@@ -6,5 +6,6 @@ mod forms;
 mod lifecycle;
 mod placed;
 mod registry;
+mod replicas;
 mod values;
 mod warmup;
