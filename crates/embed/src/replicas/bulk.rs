@@ -3,18 +3,27 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use super::balancer::MultiGpuBalancer;
 use crate::error::{EmbeddingError, EmbeddingResult, Fault};
 use crate::input::ModelInput;
+use crate::model::BoxFuture;
 
 /// Pieces for each device: enough that a quick one takes work from a slow one.
 const PIECES_PER_DEVICE: usize = 4;
 /// Most inputs of a piece.
 const PIECE_LEN_MAX: usize = 64;
+
+/// What runs pieces on one device.
+pub(super) trait Replica<T> {
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [ModelInput],
+    ) -> BoxFuture<'a, EmbeddingResult<Vec<EmbeddingResult<T>>>>;
+}
 
 /// A batch on its way over several devices; a result of each input is a `T`.
 pub(super) struct Bulk<'a, T> {
@@ -77,11 +86,7 @@ impl<'a, T> Bulk<'a, T> {
     }
 
     /// What one device does: the next piece, until there is none or it is lost.
-    pub(super) async fn lane(
-        &self,
-        gpu_idx: usize,
-        mut run: impl AsyncFnMut(&[ModelInput]) -> EmbeddingResult<Vec<EmbeddingResult<T>>>,
-    ) {
+    pub(super) async fn lane(&self, gpu_idx: usize, replica: &mut impl Replica<T>) {
         loop {
             let Some(piece) = self.lock().queue.pop_front() else { return };
             let cost = piece.inputs.iter().map(|it| 1 + it.content_bytes().len() as u64 / 4).sum();
@@ -89,7 +94,7 @@ impl<'a, T> Bulk<'a, T> {
                 self.lock().queue.push_front(piece);
                 return;
             };
-            let done = unwinding(pin!(run(&piece.inputs))).await;
+            let done = unwinding(replica.run(&piece.inputs)).await;
             match done {
                 Ok(done) if done.len() == piece.inputs.len() => {
                     let mut batch = self.lock();
@@ -180,9 +185,7 @@ fn is_lost(err: &EmbeddingError) -> bool {
 }
 
 /// Polls a future; a panic in it is an error.
-async fn unwinding<T>(
-    mut future: Pin<&mut impl Future<Output = EmbeddingResult<T>>>,
-) -> EmbeddingResult<T> {
+async fn unwinding<T>(mut future: BoxFuture<'_, EmbeddingResult<T>>) -> EmbeddingResult<T> {
     let panicked =
         || EmbeddingError::InternalError { place: "a replica that panicked", source: None };
     std::future::poll_fn(move |context| {

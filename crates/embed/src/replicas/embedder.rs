@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::balancer::MultiGpuBalancer;
-use super::bulk::{Bulk, check_count, join};
+use super::bulk::{Bulk, Replica, check_count, join};
 use crate::embedding::ModelEmbedding;
 use crate::error::EmbeddingResult;
 use crate::input::ModelInput;
-use crate::model::EmbeddingModel;
+use crate::model::{BoxFuture, EmbeddingModel};
 
 /// Multi-GPU embedding service: one model, a replica of it on each device.
 pub struct MultiGpuEmbedder {
@@ -46,15 +46,23 @@ impl MultiGpuEmbedder {
     ) -> EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>> {
         let bulk = Bulk::new(&self.balancer, texts.into_iter().map(ModelInput::text));
         while bulk.has_more() {
-            let lane = |(gpu_idx, model): (usize, &Arc<dyn EmbeddingModel>)| {
-                let model = model.clone();
-                let run = async move |inputs: &[ModelInput]| model.embed_batch(inputs).await;
-                Box::pin(bulk.lane(gpu_idx, run))
+            let (bulk, models) = (&bulk, self.models.clone());
+            let lane = |(gpu_idx, mut model): (usize, Arc<dyn EmbeddingModel>)| {
+                Box::pin(async move { bulk.lane(gpu_idx, &mut model).await })
             };
-            let mut lanes: Vec<_> = self.models.iter().enumerate().map(lane).collect();
+            let mut lanes: Vec<_> = models.into_iter().enumerate().map(lane).collect();
             join(&mut lanes).await;
         }
         bulk.finish()
+    }
+}
+
+impl Replica<ModelEmbedding> for Arc<dyn EmbeddingModel> {
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [ModelInput],
+    ) -> BoxFuture<'a, EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>>> {
+        self.embed_batch(inputs)
     }
 }
 
@@ -71,7 +79,6 @@ mod tests {
 
     use super::*;
     use crate::error::EmbeddingError;
-    use crate::model::BoxFuture;
     use crate::model_id::ModelId;
     use crate::warmup::block_on;
 
@@ -289,6 +296,13 @@ mod tests {
             assert!(0 < embedder.balancer().load(0));
         }
         assert_eq!(embedder.balancer().load(0), 0);
+    }
+
+    #[test]
+    fn a_batch_may_be_run_by_any_thread() {
+        let embedder = embedder(&[well(0)]);
+        let future: BoxFuture<'_, _> = Box::pin(embedder.embed_batch(texts(1)));
+        in_order(block_on(future).unwrap());
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::balancer::MultiGpuBalancer;
-use super::bulk::{Bulk, check_count};
+use super::bulk::{Bulk, Replica, check_count};
 use crate::error::EmbeddingResult;
 use crate::input::ModelInput;
+use crate::model::BoxFuture;
 use crate::pipeline::{PipelineCore, PipelineOutput};
 use crate::warmup::{block_on, words};
 
@@ -70,17 +71,9 @@ impl MultiGpuPipeline {
         let bulk = Bulk::new(balancer, inputs.iter().cloned().map(Ok));
         while bulk.has_more() {
             let work = |(gpu_idx, core): (usize, &mut PipelineCore)| {
-                let (mut item_count, mut fault) = (0, None);
-                let run = async |piece: &[ModelInput]| {
-                    let done = core.embed_batch(piece, now_s);
-                    match &done {
-                        Ok(done) => item_count += done.len() as u64,
-                        Err(err) => fault = Some(words(err)),
-                    }
-                    done
-                };
-                block_on(bulk.lane(gpu_idx, run));
-                (item_count, fault)
+                let mut worker = Worker { core, now_s, item_count: 0, fault: None };
+                block_on(bulk.lane(gpu_idx, &mut worker));
+                (worker.item_count, worker.fault)
             };
             let done: Vec<(u64, Option<String>)> = std::thread::scope(|scope| {
                 let spawn = |it| scope.spawn(|| work(it));
@@ -95,5 +88,30 @@ impl MultiGpuPipeline {
             }
         }
         bulk.finish()
+    }
+}
+
+/// A replica while a batch runs.
+struct Worker<'a> {
+    core: &'a mut PipelineCore,
+    now_s: i64,
+    item_count: u64,
+    /// What it failed with last.
+    fault: Option<String>,
+}
+
+impl Replica<PipelineOutput> for Worker<'_> {
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [ModelInput],
+    ) -> BoxFuture<'a, EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>>> {
+        Box::pin(async move {
+            let done = self.core.embed_batch(inputs, self.now_s);
+            match &done {
+                Ok(done) => self.item_count += done.len() as u64,
+                Err(err) => self.fault = Some(words(err)),
+            }
+            done
+        })
     }
 }
