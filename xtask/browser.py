@@ -7,6 +7,45 @@ import sys
 from playwright.sync_api import sync_playwright
 
 
+# Everything that holds words.
+WORDS = "p, td, th, b, i, li, span, a, code, pre, label, summary, figcaption, h1, h2, svg text"
+
+# The contrast of words with what lies under them, by the formula of WCAG 2.
+CONTRASTS = """(words) => {
+  const parts = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = (rgb) => {
+    const [r, g, b] = rgb.slice(0, 3).map((it) => {
+      const part = it / 255;
+      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const under = (node) => {
+    for (let it = node; it; it = it.parentElement) {
+      const colour = parts(getComputedStyle(it).backgroundColor);
+      if (colour.length === 3 || (colour.length === 4 && 0 < colour[3])) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const it of document.querySelectorAll(words)) {
+    if (!it.textContent.trim()) continue;
+    const style = getComputedStyle(it);
+    const colour = parts(it.closest("svg") ? style.fill : style.color);
+    if (colour.length < 3) continue;
+    const [a, b] = [light(colour), light(under(it))].sort((x, y) => y - x);
+    found.push({text: it.textContent.trim().slice(0, 40), ratio: (a + 0.05) / (b + 0.05)});
+  }
+  return found;
+}"""
+
+# Enough for words of this size by WCAG 2, level AA for large ones; plots are drawn large.
+CONTRAST_MIN = 3.0
+
+# Themes and widths in which every page is looked at.
+VIEWS = [(theme, width) for theme in ("light", "dark") for width in (1280, 420)]
+
+
 def watched(browser, is_own, faults, **options):
     """A page whose errors are faults, and everything that it asks for where `is_own` denies it."""
     page = browser.new_page(**options)
@@ -20,6 +59,25 @@ def watched(browser, is_own, faults, **options):
 
     page.on("request", asked)
     return page
+
+
+def colours(page, theme, faults):
+    """Colours follow the theme, and words can be read; the colour of the paper."""
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    is_dark = sum(int(it) for it in paper.strip("rgba()").split(",")[:3]) < 3 * 128
+    if is_dark != (theme == "dark"):
+        faults.append(f"the page is {paper} in a {theme} theme")
+    for it in page.evaluate(CONTRASTS, WORDS):
+        if it["ratio"] < CONTRAST_MIN:
+            faults.append(f"`{it['text']}` has a contrast of {it['ratio']:.1f} in {theme}")
+    return paper
+
+
+def fits(page, width, faults):
+    """A page is not wider than its window."""
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    if width < wide:
+        faults.append(f"the page is {wide} wide")
 
 
 def shoot(page, pictures, name):

@@ -4,6 +4,7 @@ mod checkpoint;
 mod engine;
 mod parity;
 mod pipeline;
+mod places;
 mod recipe;
 mod report;
 mod table;
@@ -15,10 +16,10 @@ use calor_embed::{EmbeddingResult, InferencePrecision, ModelInput, input::LongTe
 use calor_telemetry::{Counters, Event, Label, Recorder, Stopwatch, counter::Plain};
 use serde_json::Map;
 
-pub(crate) use checkpoint::open_embedder;
-pub(crate) use checkpoint::{open_build, threads};
+pub(crate) use checkpoint::{open_build, open_embedder};
 pub(crate) use engine::{Engine, Made};
 pub(crate) use pipeline::{PipelineEngine, Wanted, model_input};
+pub(crate) use places::{names, places};
 pub(crate) use recipe::Recipe;
 
 use crate::{
@@ -36,7 +37,7 @@ use checkpoint::CheckpointEngine;
 use parity::Parity;
 use report::Report;
 
-/// Items that are embedded at once.
+/// Items that are embedded at once on a device.
 const CHUNK_LEN: usize = 128;
 /// Bytes of content that are embedded at once, unless a single item has more.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -54,16 +55,19 @@ pub(crate) fn run(
     let target = arguments.output.as_deref().map(OutputFile::reserve).transpose()?;
     let mut items = open_items(&arguments.inputs)?;
     let wanted = Wanted::of(arguments, target.as_ref().map(Reserved::format));
-    let open = |run: &RunArguments| -> Result<Box<dyn Engine>, Failure> {
+    let open = |runs: &[RunArguments]| -> Result<Box<dyn Engine>, Failure> {
         Ok(match &arguments.checkpoint.checkpoint {
-            Some(_) => Box::new(CheckpointEngine::open(arguments, run, environment, recording)?),
+            Some(_) => {
+                Box::new(CheckpointEngine::open(arguments, &runs[0], environment, recording)?)
+            }
             None => {
-                Box::new(PipelineEngine::open(run, wanted.clone(), environment, recording, quiet)?)
+                Box::new(PipelineEngine::open(runs, wanted.clone(), environment, recording, quiet)?)
             }
         })
     };
-    let mut engine = open(&arguments.run)?;
-    let exact = || open(&RunArguments { precision: PrecisionWord::F32, ..arguments.run.clone() });
+    let places = places(&arguments.run, &arguments.devices)?;
+    let mut engine = open(&places)?;
+    let exact = || open(&[RunArguments { precision: PrecisionWord::F32, ..places[0].clone() }]);
     let about = engine.describe();
     let word = about.get("precision").and_then(|it| it.as_str());
     let precision = InferencePrecision::ALL.into_iter().find(|it| Some(it.word()) == word);
@@ -79,6 +83,7 @@ pub(crate) fn run(
             None => "pipeline",
         }),
         parity,
+        chunk_len: CHUNK_LEN * places.len(),
         shows: Shows::of(arguments),
         report: Report::new(),
         file: None,
@@ -130,6 +135,8 @@ struct Run {
     /// What requests are asked of.
     model: Label,
     parity: Option<Parity>,
+    /// Items that are embedded at once.
+    chunk_len: usize,
     shows: Shows,
     report: Report,
     target: Option<Reserved>,
@@ -145,7 +152,7 @@ impl Run {
         instruction: Option<&str>,
     ) -> Result<(), Failure> {
         loop {
-            let chunk = read_chunk(items, instruction)?;
+            let chunk = read_chunk(items, self.chunk_len, instruction)?;
             if interrupt::requested() {
                 return Err(Failure::interrupted());
             }
@@ -262,10 +269,14 @@ fn content_hash(content: &Content) -> u64 {
     }
 }
 
-fn read_chunk(items: &mut Items, instruction: Option<&str>) -> Result<Vec<InputItem>, Failure> {
+fn read_chunk(
+    items: &mut Items,
+    len: usize,
+    instruction: Option<&str>,
+) -> Result<Vec<InputItem>, Failure> {
     let mut chunk = Vec::new();
     let mut bytes = 0;
-    while chunk.len() < CHUNK_LEN && bytes < CHUNK_BYTES {
+    while chunk.len() < len && bytes < CHUNK_BYTES {
         let Some(item) = items.next() else { break };
         let mut item = item?;
         if let Ok(Content::Text { instruction: own @ None, .. }) = &mut item.content {

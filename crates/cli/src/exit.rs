@@ -86,6 +86,14 @@ impl Failure {
         self
     }
 
+    /// What did not happen and why, in a row.
+    pub(crate) fn reason(&self) -> String {
+        match &self.why {
+            Some(why) => format!("{} ({why})", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     /// Says it on standard error.
     pub(crate) fn print(&self) {
         // The reader of the answer went away: that is how pipes end, and no news.
@@ -107,10 +115,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "calor: {}", self.what)?;
-        if let Some(why) = &self.why {
-            write!(f, " ({why})")?;
-        }
+        write!(f, "calor: {}", self.reason())?;
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint: {hint}")?;
         }
@@ -167,10 +172,13 @@ impl From<WeightsError> for Failure {
             E::Cancelled { .. } => Self::interrupted(),
             E::NotInStore { name, .. } => Self::new(exit, err.to_string())
                 .hint(format!("`calor models list` shows all; `calor models pull {name}` gets it")),
-            E::NoSource { name, .. } => Self::new(exit, err.to_string()).hint(format!(
-                "`calor doctor` shows which sources are reachable; \
+            // Each answer was said.
+            E::NoSource { name, .. } => {
+                Self::new(exit, format!("no source has `{name}`")).hint(format!(
+                    "`calor doctor` shows which sources are reachable; \
                  `calor models import {name} DIR` takes a directory that you have"
-            )),
+                ))
+            }
             E::Tampered { .. } | E::Unlisted { .. } => {
                 Self::new(exit, err.to_string()).hint("`calor models remove` it and pull it again")
             }

@@ -33,7 +33,7 @@ pub(crate) fn run(
     let source = corpus::Source::open(arguments)?;
     let wanted =
         Wanted { vectors: vec![vector_word(arguments.by)], on_too_long: TooLong::Truncate };
-    let mut engine = PipelineEngine::open(&run, wanted, environment, recording, quiet)?;
+    let mut engine = PipelineEngine::open(&[run], wanted, environment, recording, quiet)?;
     let corpus = source.read(arguments, &mut engine, quiet)?;
     let query = query_key(arguments, &mut engine)?;
     let hits = nearest(&corpus.keys, &query, arguments.top)?;

@@ -1,7 +1,6 @@
 //! `calor serve`: the pipeline over HTTP and gRPC until somebody stops it.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +17,7 @@ use calor_server::options::{DeviceClock, Limits, Secret, Times, TlsFiles};
 use calor_server::{Ended, Opened, Opener, Phase, Progress, ServerError, ServerOptions};
 
 use crate::arguments::{PlacementWord, RunArguments, ServeArguments};
-use crate::devices::{Wish, check_distinct};
-use crate::embed::{Recipe, open_build, threads};
+use crate::embed::{Recipe, names, open_build, places};
 use crate::environment::{Environment, now_s};
 use crate::exit::{Exit, Failure, chain};
 use crate::recording::Recording;
@@ -36,7 +34,7 @@ pub(crate) fn run(
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let run = &arguments.run;
-    let places = places(arguments)?;
+    let places = places(run, &arguments.spread.devices)?;
     let mut options = options(arguments);
     options.device_clock = device_clock(&places);
     let (counters, recorder) = (recording.counters.clone(), recording.recorder());
@@ -44,11 +42,12 @@ pub(crate) fn run(
     for place in &places {
         drop(open_build(place, &environment, &recording)?);
     }
-    let recipe = Recipe::of(run, &environment, &*recorder, quiet)?;
+    let warming = Warming::of(arguments, quiet);
+    let allows_loss = warming.policy.allows_loss();
+    let recipe = Recipe::within(run, allows_loss, &environment, &*recorder, quiet)?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let now = run.now;
     let clock = Arc::new(move || now.unwrap_or_else(now_s));
-    let warming = Warming::of(arguments, quiet);
     let layout = match places.as_slice() {
         [_] => None,
         several => {
@@ -75,22 +74,6 @@ pub(crate) fn run(
         }
         Err(err) => Err(Failure::internal(chain(&err))),
     }
-}
-
-/// What each place runs with. Places on the processor share its threads.
-fn places(arguments: &ServeArguments) -> Result<Vec<RunArguments>, Failure> {
-    check_distinct(&arguments.spread.devices)?;
-    if arguments.spread.devices.is_empty() {
-        return Ok(vec![arguments.run.clone()]);
-    }
-    let share = threads(&arguments.run).get() / arguments.spread.devices.len();
-    let share = NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN);
-    let place = |device: &Wish| RunArguments {
-        device: device.clone(),
-        threads: Some(share),
-        ..arguments.run.clone()
-    };
-    Ok(arguments.spread.devices.iter().map(place).collect())
 }
 
 /// Reads the clocks of GPUs; nothing where there are none. A driver that counts more GPUs than the
@@ -123,7 +106,7 @@ fn opener(
     }
     let open = move |place: usize, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
-            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+            |failure: Failure| EmbeddingError::GpuError { source: failure.reason().into() };
         let build = open_build(&runs[place], &environment, &recording).map_err(failed)?;
         let options = recipe.options(build.signature());
         let (policy, rule) = (&warming.policy, PrecisionRule::default());
@@ -146,7 +129,7 @@ fn opener_of_parts(
 ) -> Open {
     Arc::new(move |_, progress: &Progress| -> EmbeddingResult<Opened> {
         let failed =
-            |failure: Failure| EmbeddingError::GpuError { source: failure.to_string().into() };
+            |failure: Failure| EmbeddingError::GpuError { source: failure.reason().into() };
         let mut devices = Vec::with_capacity(runs.len());
         for run in &runs {
             let build = open_build(run, &environment, &recording).map_err(failed)?;
@@ -159,16 +142,6 @@ fn opener_of_parts(
             PlacedPipeline::ready(devices, &layout, policy, rule, &mut told)?;
         Ok(Opened { engine: Box::new(placed), report, lost })
     })
-}
-
-/// Places by name.
-fn names(runs: &[RunArguments]) -> Vec<String> {
-    let named = |(place, it): (usize, &RunArguments)| match runs.len() {
-        1 => it.device.to_string(),
-        // The processor may be there twice.
-        _ => format!("{place}:{}", it.device),
-    };
-    runs.iter().enumerate().map(named).collect()
 }
 
 /// Which device holds what, by the bytes that are free and wanted.

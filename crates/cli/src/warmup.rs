@@ -28,7 +28,9 @@ pub(crate) fn run(
     quiet: bool,
 ) -> Result<Exit, Failure> {
     let build = open_build(&arguments.run, environment, recording)?;
-    let recipe = Recipe::of(&arguments.run, environment, &*recording.recorder(), quiet)?;
+    let (run, allows_loss) = (&arguments.run, arguments.skip_on_failure);
+    let recorder = recording.recorder();
+    let recipe = Recipe::within(run, allows_loss, environment, &*recorder, quiet)?;
     let device = build.signature().clone();
     let core = PipelineCore::unloaded(build, recipe.options(&device))?;
     let now = arguments.run.now;

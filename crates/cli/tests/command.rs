@@ -416,6 +416,52 @@ fn precision_is_chosen_stated_and_refused_by_name() {
 }
 
 #[test]
+fn several_devices_share_the_items_and_answer_as_one() {
+    let calor = Calor::new();
+    let texts: String = (0..300).map(|it| format!("text number {it}\n")).collect();
+    fs::write(calor.root.path().join("texts.txt"), texts).unwrap();
+    let embed = |more: &[&str]| -> (Vec<Json>, Json) {
+        let line =
+            ["embed", "--input", "texts.txt", "--profile", "random", "--models", "e2,e8,e11"];
+        let rest = ["--now", "2024-05-01T12:00:00Z", "--json", "--report", "r.json"];
+        let answer = calor.run(&[&line[..], &rest, more].concat());
+        check(&answer, 0, "graph");
+        let report = fs::read_to_string(calor.root.path().join("r.json")).unwrap();
+        (lines(&answer), serde_json::from_str(&report).unwrap())
+    };
+    let (want, alone) = embed(&[]);
+    assert_eq!(alone["devices"], Json::Null);
+    let (got, report) = embed(&["--devices", "cpu,cpu,cpu"]);
+    assert_eq!(got.len(), 300);
+    for (got, want) in got.iter().zip(&want) {
+        assert_eq!(got["id"], want["id"]);
+        for slot in ["graph", "entity", "temporal_recent"] {
+            let numbers = |it: &Json| -> Vec<f64> {
+                it[slot].as_array().unwrap().iter().map(|it| it.as_f64().unwrap()).collect()
+            };
+            for (got, want) in numbers(got).into_iter().zip(numbers(want)) {
+                assert!((got - want).abs() < 1e-6, "{slot}: {got} for {want}");
+            }
+        }
+    }
+    let devices = report["devices"].as_array().unwrap();
+    let names: Vec<&str> = devices.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["0:cpu", "1:cpu", "2:cpu"]);
+    let counts: Vec<u64> = devices.iter().map(|it| it["item_count"].as_u64().unwrap()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 300);
+    assert!(counts.iter().all(|it| 0 < *it), "{counts:?}");
+    assert!(devices.iter().all(|it| it["lost"].is_null()), "{report:#}");
+    for (devices, more, want) in [
+        ("cuda:1,cpu,cuda:1", &[][..], "named twice"),
+        ("cpu,cpu", &["--device", "cpu"], "--device"),
+        ("cpu,cpu", &["--checkpoint", "absent"], "--checkpoint"),
+    ] {
+        let line = ["embed", "x", "--devices", devices];
+        check(&calor.run(&[&line[..], more].concat()), 2, want);
+    }
+}
+
+#[test]
 fn what_a_precision_costs_is_measured_when_asked_for() {
     let calor = Calor::new();
     let report = |more: &[&str]| -> Json {

@@ -34,12 +34,20 @@ struct Server {
 
 impl Server {
     fn start(root: &Path, more: &[&str]) -> Self {
-        let line = ["serve", "--profile", "random", "--hostname", "127.0.0.1", "--port", "0"];
+        Self::of(root, &[&["--profile", "random"], more].concat())
+    }
+
+    fn of(root: &Path, more: &[&str]) -> Self {
+        let line = ["serve", "--hostname", "127.0.0.1", "--port", "0"];
         let line = [&line, more].concat();
         let mut child = command(root, &line).stderr(Stdio::piped()).spawn().unwrap();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
-        errors.read_line(&mut first).unwrap();
+        // What is pulled comes before.
+        while !first.starts_with("http://") {
+            let before = std::mem::take(&mut first);
+            assert_ne!(errors.read_line(&mut first).unwrap(), 0, "{before}");
+        }
         let address = first.strip_prefix("http://").and_then(|it| it.split(": ").next());
         let address = address.unwrap_or_else(|| panic!("{first}")).to_owned();
         let mut said = String::new();
@@ -392,6 +400,76 @@ fn models_that_fail_are_lost_where_the_policy_allows_it() {
     let _ = child.wait();
     assert!(lines[1].starts_with("lost late_interaction ("), "{lines:?}");
     assert_eq!(lines[2], "ready");
+}
+
+/// Two of the published models, tiny and random, in the store: the others are nowhere.
+fn store_of_two(root: &Path) {
+    let run = |line: &[&str]| {
+        let output = command(root, line).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["models", "synth", "there"]);
+    for name in ["paraphrase-MiniLM-L6-v2", "all-MiniLM-L6-v2"] {
+        run(&["models", "import", name, &format!("there/{name}")]);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_nowhere_is_lost_where_the_policy_allows_it() {
+    let root = TempDir::new().unwrap();
+    store_of_two(root.path());
+    let base = ["--profile", "full", "--models", "e1,e8,e11"];
+    let served = ["--min-models", "2", "--mandatory-models", "e11"];
+    let server = Server::of(root.path(), &[&base[..], &served].concat());
+    let why = "no source has `e5-large-v2`";
+    let lost = format!("lost semantic (cannot load `e5-large-v2`: {why})");
+    assert!(server.said.contains(&lost), "{}", server.said);
+    for path in ["/readyz", "/warmup"] {
+        let lost = &body(&server, &format!("GET {path}"), "")["lost"];
+        assert!(lost["semantic"].as_str().unwrap().contains(why), "{path}: {lost}");
+        assert_eq!(lost.as_object().unwrap().len(), 1, "{path}: {lost}");
+    }
+    body(&server, "POST /embed", r#"{"inputs": "heat", "model": "e8"}"#);
+    assert_eq!(server.end("-TERM").0, Some(0));
+    for (more, want) in [
+        (&["--min-models", "2", "--mandatory-models", "e1"][..], "2 models are warm, 2 must be"),
+        (&["--min-models", "3", "--mandatory-models", "e11"], "2 models are warm, 3 must be"),
+        (&[], "no source has `e5-large-v2`"),
+    ] {
+        let line = ["serve", "--hostname", "127.0.0.1", "--port", "0"];
+        let output = command(root.path(), &[&line[..], &base, more].concat()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        let last = said.lines().find(|it| it.starts_with("calor: ")).unwrap();
+        assert!(last.contains(want) && last.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn a_changed_checkpoint_is_lost_where_the_policy_allows_it() {
+    let root = TempDir::new().unwrap();
+    store_of_two(root.path());
+    let found = Command::new("find").arg(root.path().join("home")).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let is_it = |it: &&str| it.contains("paraphrase") && it.ends_with("model.safetensors");
+    let file = found.lines().find(is_it).unwrap();
+    let mut bytes = std::fs::read(file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, bytes).unwrap();
+    let models = ["--profile", "full", "--models", "e8,e11"];
+    let enough = ["--min-models", "1", "--mandatory-models", "e11"];
+    let server = Server::of(root.path(), &[&models[..], &enough].concat());
+    assert!(server.said.contains("lost graph ("), "{}", server.said);
+    body(&server, "POST /embed", r#"{"inputs": "heat", "model": "e11"}"#);
+    assert_eq!(server.end("-TERM").0, Some(0));
+    let line = [&["warmup"][..], &models, &enough, &["--skip-on-failure", "--json"]].concat();
+    let output = command(root.path(), &line).output().unwrap();
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["state"]), (Some(1), &"degraded".into()));
+    let rows = report["model_results"].as_array().unwrap();
+    let row = rows.iter().find(|it| it["model_id"] == "graph").unwrap();
+    assert!(row["error"].as_str().unwrap().contains("paraphrase-MiniLM-L6-v2"), "{row}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub use precision::{InferencePrecision, PrecisionConvert};
 pub use profile::{Need, Profile};
 pub use programs::Programs;
 pub use registry::{ModelRegistry, RegistryStats};
-pub use replicas::{MultiGpuBalancer, MultiGpuEmbedder};
+pub use replicas::{MultiGpuBalancer, MultiGpuEmbedder, MultiGpuPipeline};
 pub use results::{ResultKey, ResultsCache};
 pub use streams::{OverlappedExecutor, StreamPool};
 pub use warmup::{

@@ -63,6 +63,8 @@ pub struct PipelineOptions {
     pub models: Vec<ModelId>,
     /// Directory of each checkpoint that the profile needs, by [`crate::profile::Need::name`].
     pub checkpoints: HashMap<String, PathBuf>,
+    /// Why a checkpoint has no directory, by the same name, where that is known.
+    pub absent: HashMap<String, String>,
     /// Weights of the fusion; made with the default seed when the file is not there.
     pub fusion_file: PathBuf,
     /// Rows of E6's projection, if they are kept in a file.

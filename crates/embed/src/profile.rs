@@ -1,6 +1,7 @@
 //! Profiles: which checkpoints serve which of the twelve slots, and what is untrained in them.
 
 use crate::fusion::FuseMoeConfig;
+use crate::input::InputKind;
 use crate::model_id::ModelId;
 
 /// A named set of models.
@@ -100,6 +101,14 @@ impl Profile {
         };
         let wanted = |need: &&Need| need.models.iter().any(|it| models.contains(it));
         all.iter().filter(wanted).copied().collect()
+    }
+
+    /// What a model takes here: the trunk of `Mini` reads no images.
+    pub fn input_kinds(self, model: ModelId) -> &'static [InputKind] {
+        match self {
+            Self::Mini if model == ModelId::Multimodal => &[InputKind::Text],
+            Self::Mini | Self::Full | Self::Random => model.input_kinds(),
+        }
     }
 
     /// Sizes of the fusion.

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use crate::embedding::ModelEmbedding;
 use crate::error::{EmbeddingError, EmbeddingResult};
 use crate::handle::DeviceThread;
-use crate::input::ModelInput;
+use crate::input::{InputKind, ModelInput};
 use crate::model::{BoxFuture, EmbeddingModel};
 use crate::model_id::{MODEL_COUNT, ModelId};
 
@@ -169,6 +169,10 @@ impl EmbeddingModel for RegisteredModel {
 
     fn memory_usage_bytes(&self) -> u64 {
         self.thread.view.model_bytes[self.model_id.index()].load(Ordering::Relaxed)
+    }
+
+    fn supported_input_types(&self) -> &'static [InputKind] {
+        self.thread.profile.input_kinds(self.model_id)
     }
 
     fn embed_batch<'a>(

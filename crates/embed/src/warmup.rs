@@ -320,13 +320,16 @@ impl PipelineWarmup {
         counters: Option<&calor_telemetry::Counters>,
     ) {
         for (place, batch_size) in self.config.batch_sizes.iter().enumerate() {
-            // The first round covers everything; the others are for what time is left.
-            let is_over = row.until_ns(end_ns) <= now_ns();
-            if row.error().is_some() || (0 < sample && is_over) {
+            // The first round covers everything; the others are for what time is left, and leave
+            // some to the fusion.
+            let spare_ns = end_ns.saturating_sub(seconds(self.config.total_timeout_secs) / 4);
+            if row.error().is_some() || (0 < sample && !row.has_time(spare_ns)) {
                 return;
             }
             let step = sample * self.config.batch_sizes.len() + place;
-            let inputs = match self.generate_synthetic_input(row.model_id(), *batch_size, step) {
+            let (model_id, kinds) = (row.model_id(), model.supported_input_types());
+            let own = self.synthetic_generator.at(model_id, step);
+            let inputs = match own.inputs_of(model_id, kinds, *batch_size) {
                 Ok(it) => it,
                 Err(err) => return row.fail(&words(&err)),
             };

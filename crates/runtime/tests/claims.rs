@@ -1,18 +1,16 @@
 //! What the processor's claims make of encoder stacks. Snapshots are rewritten by `UPDATE=1`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod null;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use calor_device::Driver;
-use calor_device::null::NullDriver;
 use calor_device_cpu::CLAIMS;
 use calor_ir::{COMPOSITES, CheckedGraph, Op, Role};
-use calor_kernel::{Call, Digest, Unit};
-use calor_runtime::{
-    Build, Capabilities, Choices, Plan, PlanStep, ProgramSpec, RuntimeError, WeightSource, plan,
-};
-use calor_telemetry::{Counters, Null};
+use calor_kernel::{Call, Unit};
+use calor_runtime::{Capabilities, Choices, Plan, PlanStep, RuntimeError, plan};
+use calor_telemetry::Counters;
 use calor_testkit::check_plan;
 use calor_testkit::conformance::all_cases;
 use calor_testkit::stacks::{Family, Stack};
@@ -109,42 +107,13 @@ fn the_arena_is_hardly_larger_than_what_is_alive() {
     }
 }
 
-struct Zeros;
-
-impl WeightSource for Zeros {
-    fn identity(&self) -> Digest {
-        Digest([0; 32])
-    }
-
-    fn read(
-        &self,
-        _name: &str,
-        _first: usize,
-        out: &mut [f32],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        out.fill(0.0);
-        Ok(())
-    }
-}
-
 fn prepare(
     graph: &CheckedGraph,
     claims: &'static [calor_device::Claim],
 ) -> Result<(), RuntimeError> {
-    let driver = NullDriver { claims, memory_bytes: 1 << 40 };
-    let device = driver.open(0)?;
-    let mut build = Build::new(device, u64::MAX, Arc::new(Counters::new()), Arc::new(Null));
+    let mut build = null::build(claims, 1 << 40, Arc::new(Counters::new()))?;
     let lane = build.lane();
-    build.program(&ProgramSpec {
-        label: "null",
-        token_count_max: u32::MAX,
-        sequence_count_max: u32::MAX,
-        lane,
-        graph,
-        source: Some(Arc::new(Zeros)),
-        choices: &Choices::default(),
-        channels: &[],
-    })?;
+    null::program(&mut build, lane, graph, [u32::MAX; 2])?;
     build.seal().map(|_| ())
 }
 

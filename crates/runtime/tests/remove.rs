@@ -1,40 +1,17 @@
 //! Removing programs gives back what they alone held.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod null;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::Driver;
-use calor_device::null::NullDriver;
 use calor_ir::{CheckedGraph, DType, Graph, Role, Type};
-use calor_kernel::Digest;
-use calor_runtime::{
-    Build, Choices, LaneId, MemoryReport, ProgramId, ProgramSpec, RuntimeError, WeightSource,
-};
-use calor_telemetry::{Counters, Null};
-
-const NULL: NullDriver = NullDriver { claims: &[], memory_bytes: 1 << 24 };
-
-struct Ones;
-
-impl WeightSource for Ones {
-    fn identity(&self) -> Digest {
-        Digest([1; 32])
-    }
-
-    fn read(
-        &self,
-        _name: &str,
-        _first: usize,
-        out: &mut [f32],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        out.fill(1.0);
-        Ok(())
-    }
-}
+use calor_runtime::{Build, LaneId, MemoryReport, ProgramId, RuntimeError};
+use calor_telemetry::Counters;
 
 fn build() -> Build {
-    Build::new(NULL.open(0).unwrap(), 1 << 24, Arc::new(Counters::default()), Arc::new(Null))
+    null::build(&[], 1 << 24, Arc::new(Counters::new())).unwrap()
 }
 
 /// `x * w + s` for each weight, with a state that is doubled in each run.
@@ -57,17 +34,7 @@ fn graph(rows: usize, weights: &[&str]) -> CheckedGraph {
 
 fn program(build: &mut Build, lane: LaneId, rows: usize, weights: &[&str]) -> ProgramId {
     let graph = graph(rows, weights);
-    let spec = ProgramSpec {
-        label: "removal",
-        token_count_max: rows as u32,
-        sequence_count_max: 1,
-        lane,
-        graph: &graph,
-        source: Some(Arc::new(Ones)),
-        choices: &Choices::default(),
-        channels: &[],
-    };
-    build.program(&spec).unwrap()
+    null::program(build, lane, &graph, [rows as u32, 1]).unwrap()
 }
 
 #[test]

@@ -1,57 +1,23 @@
 //! Multiplications and additions of runs, counted by hand and by the runtime.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod null;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use calor_device::Driver;
-use calor_device::null::NullDriver;
 use calor_ir::nn::{self, AttentionOptions};
 use calor_ir::{Binary, CheckedGraph, DType, Graph, Role, Type};
-use calor_kernel::Digest;
-use calor_runtime::{
-    Build, Capabilities, Choices, Input, ProgramId, ProgramSpec, Session, WeightSource, plan,
-};
+use calor_runtime::{Capabilities, Choices, Input, ProgramId, Session, plan};
+use calor_telemetry::Counters;
 use calor_telemetry::counter::Plain;
-use calor_telemetry::{Counters, Null};
 use calor_testkit::stacks::{Family, Stack};
 
-/// Zeros.
-struct Zeros;
-
-impl WeightSource for Zeros {
-    fn identity(&self) -> Digest {
-        Digest([3; 32])
-    }
-
-    fn read(
-        &self,
-        _name: &str,
-        _first: usize,
-        out: &mut [f32],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        out.fill(0.0);
-        Ok(())
-    }
-}
-
 fn session(graph: &CheckedGraph, bucket: [u32; 2]) -> (Session, ProgramId, Arc<Counters>) {
-    let driver = NullDriver { claims: &[], memory_bytes: 1 << 30 };
     let counters = Arc::new(Counters::new());
-    let device = driver.open(0).unwrap();
-    let mut build = Build::new(device, u64::MAX, counters.clone(), Arc::new(Null));
+    let mut build = null::build(&[], 1 << 30, counters.clone()).unwrap();
     let lane = build.lane();
-    let spec = ProgramSpec {
-        label: "model",
-        token_count_max: bucket[0],
-        sequence_count_max: bucket[1],
-        lane,
-        graph,
-        source: Some(Arc::new(Zeros)),
-        choices: &Choices::default(),
-        channels: &[],
-    };
-    let program = build.program(&spec).unwrap();
+    let program = null::program(&mut build, lane, graph, bucket).unwrap();
     (build.seal().unwrap(), program, counters)
 }
 

@@ -4,16 +4,17 @@
     target/browser/bin/python crates/server/pages/check.py http://localhost:3000 \
         --browser "$(command -v chromium)" --pictures target/pictures
 
-Without `--browser` it takes the one that `playwright install chromium` got. Fails on an error in a
-console, on anything that is asked of another host, and where content is missing. It is not part of
-`cargo xtask test`: nothing else needs a browser.
+Without `--browser` it takes the one that `playwright install chromium` got. Pages are looked at
+light and dark, wide and narrow. Fails on an error in a console, on anything that is asked of another
+host, where content is missing or wider than the page, and where colours do not follow the theme or
+can hardly be read. It is not part of `cargo xtask test`: nothing else needs a browser.
 """
 
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "xtask"))
-from browser import main, shoot, watched  # noqa: E402
+from browser import VIEWS, colours, fits, main, shoot, watched  # noqa: E402
 
 
 def status(page, address):
@@ -54,15 +55,20 @@ def docs(page, address):
 
 def look_at_both(browser, address, pictures):
     address, faults = address.rstrip("/"), []
+    is_own = lambda url: url.startswith((address, "data:"))
     for look in (status, docs):
-        is_own = lambda url: url.startswith((address, "data:"))
-        page = watched(browser, is_own, faults, viewport={"width": 1100, "height": 1400})
-        look(page, address)
-        shoot(page, pictures, look.__name__)
-        if look is docs:
+        for theme, width in VIEWS:
+            own = []
+            options = {"viewport": {"width": width, "height": 1000}, "color_scheme": theme}
+            page = watched(browser, is_own, own, **options)
+            look(page, address)
+            colours(page, theme, own)
+            fits(page, width, own)
+            shoot(page, pictures, f"{look.__name__}-{theme}-{width}")
+            page.close()
             # A refused body is an error in the browser's eyes; it was asked for.
-            faults[:] = [it for it in faults if "400 (Bad Request)" not in it]
-        page.close()
+            own = [it for it in own if look is not docs or "400 (Bad Request)" not in it]
+            faults += [f"{look.__name__}, {theme}, {width} wide: {it}" for it in own]
     return faults
 
 

@@ -63,6 +63,16 @@ pub enum Wanted {
     Models(BTreeSet<ModelId>),
 }
 
+impl Wanted {
+    /// Whether E6 and E12 are wanted in their own forms.
+    fn own_forms(&self) -> bool {
+        match self {
+            Self::Fused { own_forms } => *own_forms,
+            Self::Models(_) => true,
+        }
+    }
+}
+
 /// What models there are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {
@@ -94,6 +104,40 @@ pub struct About {
 }
 
 impl About {
+    /// Of a pipeline by what each device holds, the one that fuses first.
+    fn of(
+        parts: &[PipelineCore],
+        models: Vec<ModelId>,
+        is_fused: bool,
+        revision: Option<[u8; 32]>,
+    ) -> Self {
+        let (options, signature) = (parts[0].options(), parts[0].programs().signature());
+        let mut device_models: Vec<&str> = Vec::new();
+        let (mut memory_bytes, mut memory_bytes_max) = (0, 0);
+        for programs in parts.iter().map(PipelineCore::programs) {
+            memory_bytes += programs.memory().total_bytes();
+            memory_bytes_max += programs.signature().memory_bytes;
+            let model = programs.signature().model.as_str();
+            if !device_models.contains(&model) {
+                device_models.push(model);
+            }
+        }
+        Self {
+            profile: options.profile.name(),
+            models,
+            is_fused,
+            missing: options.missing,
+            precision: options.precision.word(),
+            device: signature.kind,
+            device_model: device_models.join(", "),
+            untrained: options.profile.untrained(),
+            reference_s: options.reference_s,
+            revision,
+            memory_bytes,
+            memory_bytes_max,
+        }
+    }
+
     /// Whether a request for it can be answered.
     pub fn has(&self, target: Target) -> bool {
         match target {
@@ -162,26 +206,13 @@ pub(crate) fn check_alike(
 
 impl Engine for PipelineCore {
     fn about(&self) -> About {
-        let options = self.options();
-        let programs = self.programs();
-        About {
-            profile: options.profile.name(),
-            models: self.loaded().collect(),
-            is_fused: options.missing.allows(|it| self.is_loaded(it)),
-            missing: options.missing,
-            precision: options.precision.word(),
-            device: programs.signature().kind,
-            device_model: programs.signature().model.clone(),
-            untrained: options.profile.untrained(),
-            reference_s: options.reference_s,
-            revision: self.revision(),
-            memory_bytes: programs.memory().total_bytes(),
-            memory_bytes_max: programs.signature().memory_bytes,
-        }
+        let is_fused = self.options().missing.allows(|it| self.is_loaded(it));
+        let (models, revision) = (self.loaded().collect(), self.revision());
+        About::of(std::slice::from_ref(self), models, is_fused, revision)
     }
 
     fn tokenizer(&self, model: ModelId) -> Option<(TextTokenizer, TokenLimit)> {
-        PipelineCore::tokenizer(self, model).map(|(tokenizer, limit)| (tokenizer.clone(), limit))
+        owned(PipelineCore::tokenizer(self, model))
     }
 
     fn run(
@@ -190,15 +221,10 @@ impl Engine for PipelineCore {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        self.set_own_forms(wanted.own_forms());
         match wanted {
-            Wanted::Fused { own_forms } => {
-                self.set_own_forms(*own_forms);
-                self.embed_batch(inputs, now_s)
-            }
-            Wanted::Models(models) => {
-                self.set_own_forms(true);
-                self.embed_models(models, inputs, now_s)
-            }
+            Wanted::Fused { .. } => self.embed_batch(inputs, now_s),
+            Wanted::Models(models) => self.embed_models(models, inputs, now_s),
         }
     }
 
@@ -217,37 +243,12 @@ impl Engine for PipelineCore {
 
 impl Engine for PlacedPipeline {
     fn about(&self) -> About {
-        let lead = &self.parts()[0];
-        let (options, signature) = (lead.options(), lead.programs().signature());
-        let mut device_models: Vec<&str> = Vec::new();
-        let (mut memory_bytes, mut memory_bytes_max) = (0, 0);
-        for programs in self.parts().iter().map(PipelineCore::programs) {
-            memory_bytes += programs.memory().total_bytes();
-            memory_bytes_max += programs.signature().memory_bytes;
-            let model = programs.signature().model.as_str();
-            if !device_models.contains(&model) {
-                device_models.push(model);
-            }
-        }
-        About {
-            profile: options.profile.name(),
-            models: self.loaded().collect(),
-            is_fused: self.fuses(),
-            missing: options.missing,
-            precision: options.precision.word(),
-            device: signature.kind,
-            device_model: device_models.join(", "),
-            untrained: options.profile.untrained(),
-            reference_s: options.reference_s,
-            revision: self.revision(),
-            memory_bytes,
-            memory_bytes_max,
-        }
+        let (models, revision) = (self.loaded().collect(), self.revision());
+        About::of(self.parts(), models, self.fuses(), revision)
     }
 
     fn tokenizer(&self, model: ModelId) -> Option<(TextTokenizer, TokenLimit)> {
-        let found = PlacedPipeline::tokenizer(self, model);
-        found.map(|(tokenizer, limit)| (tokenizer.clone(), limit))
+        owned(PlacedPipeline::tokenizer(self, model))
     }
 
     fn run(
@@ -256,17 +257,16 @@ impl Engine for PlacedPipeline {
         inputs: &[ModelInput],
         now_s: i64,
     ) -> EmbeddingResult<Vec<EmbeddingResult<PipelineOutput>>> {
+        self.set_own_forms(wanted.own_forms());
         match wanted {
-            Wanted::Fused { own_forms } => {
-                self.set_own_forms(*own_forms);
-                self.embed_batch(inputs, now_s)
-            }
-            Wanted::Models(models) => {
-                self.set_own_forms(true);
-                self.embed_models(models, inputs, now_s)
-            }
+            Wanted::Fused { .. } => self.embed_batch(inputs, now_s),
+            Wanted::Models(models) => self.embed_models(models, inputs, now_s),
         }
     }
+}
+
+fn owned(found: Option<(&TextTokenizer, TokenLimit)>) -> Option<(TextTokenizer, TokenLimit)> {
+    found.map(|(tokenizer, limit)| (tokenizer.clone(), limit))
 }
 
 /// What requests see of the models that serve now.

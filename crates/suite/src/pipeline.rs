@@ -96,6 +96,7 @@ impl PipelineFiles {
             profile: self.profile,
             models,
             checkpoints,
+            absent: HashMap::new(),
             fusion_file: path("fusion.safetensors"),
             projection_file: Some(path("projection-sparse.safetensors")),
             missing: MissingModels::Refuse,

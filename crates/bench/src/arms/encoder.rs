@@ -89,6 +89,7 @@ pub(super) fn pipeline(opening: Opening<'_>) -> Result<Box<dyn Call>, BenchError
         profile: Profile::Mini,
         models: ModelId::iter().collect(),
         checkpoints: HashMap::from([(TRUNK.name.to_owned(), checkpoint(context)?.to_owned())]),
+        absent: HashMap::new(),
         fusion_file: folder.path().join("fusion.safetensors"),
         projection_file: None,
         missing: MissingModels::Refuse,

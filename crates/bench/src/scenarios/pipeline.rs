@@ -24,6 +24,7 @@ pub(super) fn measure(context: &Context<'_>) -> Result<Measured, BenchError> {
         profile: Profile::Mini,
         models: ModelId::iter().collect(),
         checkpoints: HashMap::from([(TRUNK.name.to_owned(), dir.to_owned())]),
+        absent: HashMap::new(),
         fusion_file: context.scratch.join("fusion.safetensors"),
         projection_file: None,
         missing: MissingModels::Refuse,

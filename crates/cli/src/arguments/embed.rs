@@ -17,6 +17,7 @@ Examples:
   calor embed --input texts.csv --column body --json > out.jsonl
   calor embed --checkpoint DIR --pool mean --input texts.txt --output out.safetensors
   cat texts.txt | calor embed --output out.parquet
+  calor embed --profile full --devices cuda:0,cuda:1 --input texts.jsonl --output out.npy
 
 Lines of a .jsonl file: {\"text\": …, \"instruction\": …}, {\"code\": …, \"language\": …},
 {\"input_ids\": […]} (with --checkpoint), {\"image\": \"path\"}; each with an optional \"id\".
@@ -28,6 +29,12 @@ pub(crate) struct EmbedArguments {
     pub(crate) checkpoint: CheckpointArguments,
     #[command(flatten)]
     pub(crate) run: RunArguments,
+    /// Share the items over these devices, such as cuda:0,cuda:1: each holds all models, and takes
+    /// the next items when it is free; one that fails leaves its items to the others. May be
+    /// repeated; cpu may be named more than once.
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', value_parser = device,
+        conflicts_with_all = ["device", "checkpoint"], help_heading = "Machine")]
+    pub(crate) devices: Vec<Wish>,
     /// Embed the first 16 items in f32 as well, and report how far their vectors are from those; a
     /// model that is too far away is an error. Costs a second set of weights and programs on the
     /// device, and is always done in fp8 and int8.

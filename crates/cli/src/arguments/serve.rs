@@ -126,8 +126,9 @@ pub(crate) struct ServeArguments {
 /// What has to be warm.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReadyArguments {
-    /// Serve although models fail at the warm-up, as long as so many are warm and the mandatory
-    /// ones are; the others refuse by name. If not given, all must be warm.
+    /// Serve although models fail at the warm-up or their checkpoints are nowhere, as long as so
+    /// many are warm and the mandatory ones are; the others refuse by name. A checkpoint is looked
+    /// for at the start only. If not given, all must be warm.
     #[arg(long, value_name = "N", help_heading = "Warm-up")]
     pub(crate) min_models: Option<usize>,
     /// With `--min-models`: models that must be warm, by number or name.

@@ -140,7 +140,7 @@ pub(super) fn about_machine(programs: &Programs, about: &mut Map<String, Json>) 
 }
 
 /// Threads as asked for, else one for each processor.
-pub(crate) fn threads(run: &RunArguments) -> NonZeroUsize {
+pub(super) fn threads(run: &RunArguments) -> NonZeroUsize {
     let all = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     run.threads.unwrap_or_else(all)
 }

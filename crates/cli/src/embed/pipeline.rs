@@ -1,18 +1,23 @@
 //! Twelve models and their fusion, as the run's engine.
 
+use std::sync::Arc;
+
 use calor_embed::{
     CONCATENATED_LEN, EmbeddingError, EmbeddingResult, FUSED_LEN, ModelId, ModelInput,
-    PipelineCore, PipelineOutput,
+    MultiGpuBalancer, MultiGpuPipeline, PipelineCore, PipelineOptions, PipelineOutput,
 };
+use calor_runtime::Build;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
     Engine, Made,
     checkpoint::{about_machine, long_tokens, open_build, threads},
+    places::names,
     recipe::Recipe,
     table::Table,
 };
 use crate::{
+    answer,
     arguments::{EmbedArguments, RunArguments, TooLong, VectorWord},
     environment::{Environment, now_s},
     exit::Failure,
@@ -51,9 +56,11 @@ impl Wanted {
     }
 }
 
-/// A pipeline at work.
+/// A pipeline at work, on one device or on several that hold the same.
 pub(crate) struct PipelineEngine {
-    core: PipelineCore,
+    replicas: MultiGpuPipeline,
+    /// Devices by name.
+    names: Vec<String>,
     columns: Vec<Column>,
     parts: Vec<Part>,
     now_s: Option<i64>,
@@ -73,28 +80,45 @@ enum Part {
 }
 
 impl PipelineEngine {
-    /// Opens the profile; what it needs is pulled where it is not there.
+    /// Opens the profile on the device of each run; what it needs is pulled where it is not there.
+    /// Runs differ in nothing else.
+    ///
+    /// # Panics
+    /// For no run.
     pub(crate) fn open(
-        run: &RunArguments,
+        runs: &[RunArguments],
         wanted: Wanted,
         environment: &Environment,
         recording: &Recording,
         quiet: bool,
     ) -> Result<Self, Failure> {
+        let run = &runs[0];
         let models = Recipe::models(run);
         let fuses = models.len() == ModelId::iter().len() || run.allow_partial;
         let parts = parts(&wanted.vectors, &models, fuses)?;
         // Before anything is pulled: a device that is not there ends the run.
-        let build = open_build(run, environment, recording)?;
+        let builds: Vec<Build> = runs
+            .iter()
+            .map(|it| open_build(it, environment, recording))
+            .collect::<Result<_, _>>()?;
         let recipe = Recipe::of(run, environment, &*recording.recorder(), quiet)?;
-        let mut options = recipe.options(build.signature());
-        options.long_text = long_tokens(wanted.on_too_long);
-        options.own_forms = wanted.own_forms();
-        let sources = recipe.sources;
-        let core = PipelineCore::open(build, options)?;
+        let open = |build: Build| -> Result<PipelineCore, Failure> {
+            let mut options = recipe.options(build.signature());
+            options.long_text = long_tokens(wanted.on_too_long);
+            options.own_forms = wanted.own_forms();
+            Ok(PipelineCore::open(build, options)?)
+        };
+        let cores = builds.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let ordinals: Vec<usize> = (0..cores.len()).collect();
+        let replicas = MultiGpuPipeline::new(Arc::new(MultiGpuBalancer::new(&ordinals)?), cores)?;
         let columns = parts.iter().map(|it| it.column()).collect();
-        let thread_count = threads(run).get();
-        Ok(Self { core, columns, parts, now_s: run.now, thread_count, sources })
+        let thread_count = runs.iter().map(|it| threads(it).get()).sum();
+        let (names, sources) = (names(runs), recipe.sources().to_vec());
+        Ok(Self { replicas, names, columns, parts, now_s: run.now, thread_count, sources })
+    }
+
+    fn options(&self) -> &PipelineOptions {
+        self.replicas.cores()[0].options()
     }
 
     /// Embeds inputs; one bad input fails alone.
@@ -103,11 +127,35 @@ impl PipelineEngine {
         inputs: &[ModelInput],
     ) -> Result<Vec<EmbeddingResult<PipelineOutput>>, Failure> {
         let now_s = self.now_s.unwrap_or_else(now_s);
-        Ok(self.core.embed_batch(inputs, now_s)?)
+        let live_count = self.replicas.balancer().live_count();
+        let outputs = self.replicas.embed_batch(inputs, now_s)?;
+        if self.replicas.balancer().live_count() < live_count {
+            for (name, fault) in self.names.iter().zip(self.replicas.faults()) {
+                let told = fault.iter().map(|why| format!("calor: lost {name} ({why})"));
+                told.for_each(answer::remark);
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// What each device did.
+    fn describe_devices(&self) -> Json {
+        let replicas = &self.replicas;
+        let row = |(place, name): (usize, &String)| {
+            let programs = replicas.cores()[place].programs();
+            json!({
+                "name": name,
+                "device_model": programs.signature().model,
+                "memory_bytes": programs.memory().total_bytes(),
+                "item_count": replicas.item_counts()[place],
+                "lost": replicas.faults()[place],
+            })
+        };
+        self.names.iter().enumerate().map(row).collect()
     }
 
     fn made(&self, output: &PipelineOutput) -> Made {
-        let options = self.core.options();
+        let options = self.options();
         let mut details = Map::new();
         if let Some(fused) = &output.fused {
             details.insert("expert_weights".into(), json!(fused.expert_weights));
@@ -182,15 +230,18 @@ impl Engine for PipelineEngine {
     }
 
     fn describe(&self) -> Map<String, Json> {
-        let options = self.core.options();
-        let programs = self.core.programs();
+        let options = self.options();
+        let cores = self.replicas.cores();
         let models: Vec<&str> = options.models.iter().map(|it| it.as_str()).collect();
         let mut about = Map::new();
         about.insert("profile".into(), options.profile.name().into());
         about.insert("models".into(), json!(models));
         about.insert("checkpoints".into(), json!(self.sources));
         about.insert("precision".into(), options.precision.word().into());
-        about_machine(programs, &mut about);
+        about_machine(cores[0].programs(), &mut about);
+        if 1 < cores.len() {
+            about.insert("devices".into(), self.describe_devices());
+        }
         about.insert("thread_count".into(), self.thread_count.into());
         about.insert("untrained".into(), json!(options.profile.untrained()));
         about

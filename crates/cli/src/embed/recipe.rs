@@ -10,6 +10,7 @@ use calor_embed::{
     InferencePrecision, ModelId, PipelineOptions, Profile,
     embedding::MissingModels,
     input::{InputLimits, LongText, NulByte},
+    profile::Need,
     tokenizer::LongTokens,
 };
 use calor_telemetry::Recorder;
@@ -20,7 +21,7 @@ use crate::{
     arguments::{PrecisionWord, RunArguments},
     devices,
     environment::Environment,
-    exit::Failure,
+    exit::{Exit, Failure},
     models,
     progress::FileBars,
 };
@@ -33,14 +34,22 @@ const PROJECTION_FILE: &str = "projection-sparse.safetensors";
 pub(crate) struct Recipe {
     profile: Profile,
     models: Vec<ModelId>,
-    checkpoints: HashMap<String, PathBuf>,
+    found: Found,
     derived: PathBuf,
     allow_partial: bool,
     batch_tokens: usize,
     reference_s: Option<i64>,
     precision: PrecisionWord,
-    /// Where each checkpoint came from.
-    pub(crate) sources: Vec<String>,
+}
+
+/// Where checkpoints are, by name.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    dirs: HashMap<String, PathBuf>,
+    /// Where each came from.
+    sources: Vec<String>,
+    /// Why the others are not there.
+    absent: HashMap<String, String>,
 }
 
 impl Recipe {
@@ -59,19 +68,37 @@ impl Recipe {
         recorder: &dyn Recorder,
         quiet: bool,
     ) -> Result<Self, Failure> {
+        Self::within(run, false, environment, recorder, quiet)
+    }
+
+    /// As [`Recipe::of`]. With `allows_loss` a checkpoint that is nowhere has its reason instead.
+    ///
+    /// # Errors
+    /// As there, and when the user stops it.
+    pub(crate) fn within(
+        run: &RunArguments,
+        allows_loss: bool,
+        environment: &Environment,
+        recorder: &dyn Recorder,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
         let models = Self::models(run);
-        let (checkpoints, sources) = checkpoints(run, &models, environment, recorder, quiet)?;
+        let found = Found::of(run, &models, allows_loss, environment, recorder, quiet)?;
         Ok(Self {
             profile: run.profile,
             models,
-            checkpoints,
+            found,
             derived: environment.root()?.join("derived"),
             allow_partial: run.allow_partial,
             batch_tokens: run.batch_tokens,
             reference_s: run.reference_time,
             precision: run.precision,
-            sources,
         })
+    }
+
+    /// Where each checkpoint came from.
+    pub(crate) fn sources(&self) -> &[String] {
+        &self.found.sources
     }
 
     /// As a pipeline on this device takes it; long texts are cut, own forms are handed out.
@@ -83,7 +110,8 @@ impl Recipe {
         PipelineOptions {
             profile: self.profile,
             models: self.models.clone(),
-            checkpoints: self.checkpoints.clone(),
+            checkpoints: self.found.dirs.clone(),
+            absent: self.found.absent.clone(),
             fusion_file: derived(&format!("fusion-{}.safetensors", self.profile.name())),
             projection_file: device_slots.then(|| derived(PROJECTION_FILE)),
             missing: match self.allow_partial {
@@ -106,39 +134,52 @@ impl Recipe {
     }
 }
 
-type Places = (HashMap<String, PathBuf>, Vec<String>);
+impl Found {
+    fn of(
+        run: &RunArguments,
+        wanted: &[ModelId],
+        allows_loss: bool,
+        environment: &Environment,
+        recorder: &dyn Recorder,
+        quiet: bool,
+    ) -> Result<Self, Failure> {
+        let mut found = Self::default();
+        let random = match run.profile {
+            Profile::Random if run.models_dir.is_none() => Some(random_models(environment, quiet)?),
+            Profile::Random | Profile::Mini | Profile::Full => None,
+        };
+        for need in run.profile.needs(wanted) {
+            let (name, dir) = (need.name, run.models_dir.as_ref().or(random.as_ref()));
+            let place = match dir {
+                Some(root) => Ok((root.join(name), format!("{name} from a folder"))),
+                None => stored(environment, &need, recorder, quiet),
+            };
+            match place {
+                Ok((dir, source)) => {
+                    found.dirs.insert(name.to_owned(), dir);
+                    found.sources.push(source);
+                }
+                Err(failure) if allows_loss && failure.exit != Exit::Interrupted => {
+                    found.absent.insert(name.to_owned(), failure.reason());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(found)
+    }
+}
 
-/// The folder of each checkpoint, and where it came from.
-fn checkpoints(
-    run: &RunArguments,
-    wanted: &[ModelId],
+/// The folder of a checkpoint in the store, and where it came from.
+fn stored(
     environment: &Environment,
+    need: &Need,
     recorder: &dyn Recorder,
     quiet: bool,
-) -> Result<Places, Failure> {
-    let mut dirs = HashMap::new();
-    let mut sources = Vec::new();
-    let random = match run.profile {
-        Profile::Random if run.models_dir.is_none() => Some(random_models(environment, quiet)?),
-        Profile::Random | Profile::Mini | Profile::Full => None,
-    };
-    for need in run.profile.needs(wanted) {
-        let dir = match run.models_dir.as_ref().or(random.as_ref()) {
-            Some(root) => {
-                sources.push(format!("{} from a folder", need.name));
-                root.join(need.name)
-            }
-            None => {
-                let dir = models::ensure(environment, &need, recorder, quiet)?;
-                let manifest = environment.store()?.manifest(need.name, models::REVISION)?;
-                let (name, revision) = (manifest.name, manifest.revision);
-                sources.push(format!("{name}@{revision} from {}", manifest.source));
-                dir
-            }
-        };
-        dirs.insert(need.name.to_owned(), dir);
-    }
-    Ok((dirs, sources))
+) -> Result<(PathBuf, String), Failure> {
+    let dir = models::ensure(environment, need, recorder, quiet)?;
+    let manifest = environment.store()?.manifest(need.name, models::REVISION)?;
+    let (name, revision) = (manifest.name, manifest.revision);
+    Ok((dir, format!("{name}@{revision} from {}", manifest.source)))
 }
 
 /// Tiny seeded checkpoints below the store; written once.

@@ -72,8 +72,7 @@ pub(crate) fn pull(
         }
         Err(WeightsError::NoSource { name, attempts }) => {
             attempts.iter().for_each(say);
-            // Each answer was said; the failure itself stays short.
-            Err(WeightsError::NoSource { name, attempts: Vec::new() }.into())
+            Err(WeightsError::NoSource { name, attempts }.into())
         }
         Err(err) => Err(err.into()),
     }

@@ -19,6 +19,7 @@ use crate::error::{EmbeddingError, EmbeddingResult, Fault};
 use crate::input::ModelInput;
 use crate::model_id::{MODEL_COUNT, ModelId};
 use crate::pipeline::{LostModels, PipelineCore, PipelineOutput, ReadyReport};
+use crate::profile::Profile;
 
 /// Failures older than this say nothing about health.
 const RECENT_NS: u64 = 60_000_000_000;
@@ -57,6 +58,7 @@ pub(crate) struct DeviceThread {
     running: Mutex<Option<Running>>,
     pub(crate) view: Arc<View>,
     pub(crate) models: Vec<ModelId>,
+    pub(crate) profile: Profile,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -74,7 +76,7 @@ impl DeviceThread {
         let (sender, receiver) = sync_channel(queue_count_max);
         let (end, ended) = oneshot::channel();
         let view = Arc::new(View::default());
-        let models = core.options().models.clone();
+        let (models, profile) = (core.options().models.clone(), core.options().profile);
         let counters = core.programs().counters().clone();
         let mut worker =
             Worker { core: Some(core), clock, view: view.clone(), failures: VecDeque::new() };
@@ -95,6 +97,7 @@ impl DeviceThread {
             running: Mutex::new(Some(Running { ended, thread })),
             view,
             models,
+            profile,
             counters,
         })
     }

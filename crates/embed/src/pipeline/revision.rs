@@ -25,6 +25,8 @@ pub(super) fn of(options: &PipelineOptions, signature: &Signature) -> Option<[u8
         profile,
         models,
         checkpoints,
+        // Without one there is no revision.
+        absent: _,
         fusion_file,
         projection_file,
         missing,

@@ -73,7 +73,12 @@ impl MultiGpuBalancer {
 
     /// Devices that are not lost.
     pub fn live_count(&self) -> usize {
-        self.devices.iter().filter(|it| !it.is_lost.load(Ordering::Acquire)).count()
+        (0..self.devices.len()).filter(|it| !self.is_lost(*it)).count()
+    }
+
+    /// Whether the device takes no more work; there is none for a place where there is none.
+    pub fn is_lost(&self, gpu_idx: usize) -> bool {
+        self.devices.get(gpu_idx).is_none_or(|it| it.is_lost.load(Ordering::Acquire))
     }
 
     /// The driver's number of a device; none for a place where there is none.

@@ -1,22 +1,13 @@
-//! Bulk work over several devices: pieces in a queue, and each device takes the next when it is
-//! free.
+//! One model on several devices: bulk texts, and each device takes the next piece when it is free.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
 
 use super::balancer::MultiGpuBalancer;
+use super::bulk::{Bulk, Replica, check_count, join};
 use crate::embedding::ModelEmbedding;
-use crate::error::{EmbeddingError, EmbeddingResult, Fault};
+use crate::error::EmbeddingResult;
 use crate::input::ModelInput;
-use crate::model::EmbeddingModel;
-
-/// Pieces for each device: enough that a quick one takes work from a slow one.
-const PIECES_PER_DEVICE: usize = 4;
-/// Most inputs of a piece.
-const PIECE_LEN_MAX: usize = 64;
+use crate::model::{BoxFuture, EmbeddingModel};
 
 /// Multi-GPU embedding service: one model, a replica of it on each device.
 pub struct MultiGpuEmbedder {
@@ -24,41 +15,17 @@ pub struct MultiGpuEmbedder {
     models: Vec<Arc<dyn EmbeddingModel>>,
 }
 
-/// A part of a batch.
-#[derive(Clone, Debug)]
-struct Piece {
-    /// Place of its first input.
-    start: usize,
-    inputs: Vec<ModelInput>,
-}
-
-type Results = Vec<Option<EmbeddingResult<ModelEmbedding>>>;
-
-/// What the devices share while a batch runs.
-struct Batch {
-    queue: VecDeque<Piece>,
-    results: Results,
-    /// What the last lost device said.
-    fault: Option<EmbeddingError>,
-}
-
 impl MultiGpuEmbedder {
     /// Over the replicas of a model, one for each device of the balancer and in its order.
     ///
     /// # Errors
-    /// [`EmbeddingError::DimensionMismatch`] for another number of replicas than devices.
+    /// [`crate::EmbeddingError::DimensionMismatch`] for another number of replicas than devices.
     pub fn new(
         balancer: Arc<MultiGpuBalancer>,
         models: Vec<Arc<dyn EmbeddingModel>>,
     ) -> EmbeddingResult<Self> {
-        match models.len() == balancer.gpu_count() {
-            true => Ok(Self { balancer, models }),
-            false => Err(EmbeddingError::DimensionMismatch {
-                what: "replicas",
-                want_len: balancer.gpu_count(),
-                got_len: models.len(),
-            }),
-        }
+        check_count(&balancer, models.len())?;
+        Ok(Self { balancer, models })
     }
 
     /// Who has how much to do.
@@ -77,106 +44,25 @@ impl MultiGpuEmbedder {
         &self,
         texts: Vec<String>,
     ) -> EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>> {
-        let mut results: Results = Vec::with_capacity(texts.len());
-        let mut good = Vec::with_capacity(texts.len());
-        for (place, text) in texts.into_iter().enumerate() {
-            match ModelInput::text(text) {
-                Ok(input) => {
-                    good.push((place, input));
-                    results.push(None);
-                }
-                Err(err) => results.push(Some(Err(err))),
-            }
-        }
-        let queue = self.pieces(good);
-        let batch = Mutex::new(Batch { queue, results, fault: None });
-        // A piece may come back after the others found nothing more to do.
-        while 0 < self.balancer.live_count() && !lock(&batch).queue.is_empty() {
-            let mut lanes: Vec<_> = (0..self.models.len())
-                .map(|gpu_idx| Box::pin(self.lane(gpu_idx, &batch)))
-                .collect();
+        let bulk = Bulk::new(&self.balancer, texts.into_iter().map(ModelInput::text));
+        while bulk.has_more() {
+            let (bulk, models) = (&bulk, self.models.clone());
+            let lane = |(gpu_idx, mut model): (usize, Arc<dyn EmbeddingModel>)| {
+                Box::pin(async move { bulk.lane(gpu_idx, &mut model).await })
+            };
+            let mut lanes: Vec<_> = models.into_iter().enumerate().map(lane).collect();
             join(&mut lanes).await;
         }
-        let Batch { results, fault, queue } =
-            batch.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if !queue.is_empty() {
-            let lost = EmbeddingError::NotInitialized { what: "any device: all are lost" };
-            return Err(fault.unwrap_or(lost));
-        }
-        let lost = || EmbeddingError::InternalError { place: "a piece of a batch", source: None };
-        Ok(results.into_iter().map(|it| it.unwrap_or_else(|| Err(lost()))).collect())
-    }
-
-    /// Neighbours together, as many pieces as keep every device busy to the end.
-    fn pieces(&self, inputs: Vec<(usize, ModelInput)>) -> VecDeque<Piece> {
-        let wanted = PIECES_PER_DEVICE * self.balancer.live_count().max(1);
-        let len = inputs.len().div_ceil(wanted).clamp(1, PIECE_LEN_MAX);
-        let mut pieces: VecDeque<Piece> = VecDeque::new();
-        for (place, input) in inputs {
-            match pieces.back_mut() {
-                Some(last) if last.inputs.len() < len && last.end() == place => {
-                    last.inputs.push(input);
-                }
-                _ => pieces.push_back(Piece { start: place, inputs: vec![input] }),
-            }
-        }
-        pieces
-    }
-
-    /// What one device does: the next piece, until there is none or it is lost.
-    async fn lane(&self, gpu_idx: usize, batch: &Mutex<Batch>) {
-        loop {
-            let Some(piece) = lock(batch).queue.pop_front() else { return };
-            let cost = piece.inputs.iter().map(|it| 1 + it.content_bytes().len() as u64 / 4).sum();
-            let Some(_guard) = self.balancer.reserve_on(gpu_idx, cost) else {
-                lock(batch).queue.push_front(piece);
-                return;
-            };
-            match unwinding(self.models[gpu_idx].embed_batch(&piece.inputs)).await {
-                Ok(done) if done.len() == piece.inputs.len() => {
-                    let mut batch = lock(batch);
-                    for (place, result) in (piece.start..).zip(done) {
-                        batch.results[place] = Some(result);
-                    }
-                }
-                failed => {
-                    let fault = failed.err().unwrap_or(EmbeddingError::InternalError {
-                        place: "the number of a replica's results",
-                        source: None,
-                    });
-                    if is_lost(&fault) {
-                        self.balancer.mark_lost(gpu_idx);
-                        let mut batch = lock(batch);
-                        batch.queue.push_front(piece);
-                        batch.fault = Some(fault);
-                        return;
-                    }
-                    lock(batch).refuse(&piece, fault);
-                }
-            }
-        }
+        bulk.finish()
     }
 }
 
-impl Batch {
-    /// Gives every input of a piece the error of the whole: the first the error itself, the others
-    /// its words, because an error cannot be copied with its cause.
-    fn refuse(&mut self, piece: &Piece, fault: EmbeddingError) {
-        let words = fault.to_string();
-        let other = |item_index| EmbeddingError::BatchError {
-            item_index,
-            source: Box::new(EmbeddingError::GpuError { source: words.clone().into() }),
-        };
-        let faults = std::iter::once(fault).chain((piece.start + 1..).map(other));
-        for (place, fault) in (piece.start..piece.end()).zip(faults) {
-            self.results[place] = Some(Err(fault));
-        }
-    }
-}
-
-impl Piece {
-    fn end(&self) -> usize {
-        self.start + self.inputs.len()
+impl Replica<ModelEmbedding> for Arc<dyn EmbeddingModel> {
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [ModelInput],
+    ) -> BoxFuture<'a, EmbeddingResult<Vec<EmbeddingResult<ModelEmbedding>>>> {
+        self.embed_batch(inputs)
     }
 }
 
@@ -186,49 +72,13 @@ impl std::fmt::Debug for MultiGpuEmbedder {
     }
 }
 
-/// Whether a replica that says this is of no use any more.
-fn is_lost(err: &EmbeddingError) -> bool {
-    let ours = matches!(err.fault(), Fault::Environment | Fault::Internal | Fault::Configuration);
-    ours && !matches!(err, EmbeddingError::Overloaded { .. })
-}
-
-fn lock(batch: &Mutex<Batch>) -> std::sync::MutexGuard<'_, Batch> {
-    batch.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Polls a future; a panic in it is an error.
-async fn unwinding<T>(
-    future: Pin<Box<dyn Future<Output = EmbeddingResult<T>> + Send + '_>>,
-) -> EmbeddingResult<T> {
-    let mut future = future;
-    let panicked =
-        || EmbeddingError::InternalError { place: "a replica that panicked", source: None };
-    std::future::poll_fn(move |context| {
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
-            .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-    })
-    .await
-}
-
-/// Runs futures at once until all have ended.
-async fn join<F: Future<Output = ()> + Unpin>(futures: &mut [F]) {
-    let mut ended = vec![false; futures.len()];
-    std::future::poll_fn(|context| {
-        for (future, ended) in futures.iter_mut().zip(&mut ended) {
-            *ended = *ended || Pin::new(future).poll(context).is_ready();
-        }
-        if ended.iter().all(|it| *it) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
-    use crate::model::BoxFuture;
+    use crate::error::EmbeddingError;
     use crate::model_id::ModelId;
     use crate::warmup::block_on;
 
@@ -446,6 +296,13 @@ mod tests {
             assert!(0 < embedder.balancer().load(0));
         }
         assert_eq!(embedder.balancer().load(0), 0);
+    }
+
+    #[test]
+    fn a_batch_may_be_run_by_any_thread() {
+        let embedder = embedder(&[well(0)]);
+        let future: BoxFuture<'_, _> = Box::pin(embedder.embed_batch(texts(1)));
+        in_order(block_on(future).unwrap());
     }
 
     #[test]

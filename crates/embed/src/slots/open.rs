@@ -130,12 +130,19 @@ fn image_tower(
 }
 
 fn directory(need: Need, options: &PipelineOptions) -> EmbeddingResult<&Path> {
-    let dir = options.checkpoints.get(need.name).ok_or(EmbeddingError::ConfigError {
-        field: "checkpoints",
-        value: need.name.into(),
-        want: "this checkpoint has no directory",
-    })?;
-    Ok(dir)
+    match (options.checkpoints.get(need.name), options.absent.get(need.name)) {
+        (Some(dir), _) => Ok(dir),
+        (None, Some(why)) => Err(EmbeddingError::ModelLoadError {
+            model_id: None,
+            part: need.name.into(),
+            source: why.as_str().into(),
+        }),
+        (None, None) => Err(EmbeddingError::ConfigError {
+            field: "checkpoints",
+            value: need.name.into(),
+            want: "this checkpoint has no directory",
+        }),
+    }
 }
 
 /// What a checkpoint's directory holds.

@@ -16,6 +16,7 @@ pub(super) struct Row {
     /// What its runs may take together.
     budget_ns: u64,
     spent_ns: u64,
+    longest_ns: u64,
     /// The first vector of all.
     first: Option<Vec<f32>>,
     /// Whether another vector was another.
@@ -49,6 +50,7 @@ impl Row {
             sizes_done: vec![false; size_count],
             budget_ns,
             spent_ns: 0,
+            longest_ns: 0,
             first: None,
             differs: false,
         }
@@ -66,6 +68,12 @@ impl Row {
     pub(super) fn until_ns(&self, end_ns: u64) -> u64 {
         let left_ns = self.budget_ns.saturating_sub(self.spent_ns);
         calor_telemetry::clock::now_ns().saturating_add(left_ns).min(end_ns)
+    }
+
+    /// Whether its longest run would end in time if it came again.
+    pub(super) fn has_time(&self, end_ns: u64) -> bool {
+        let done_ns = calor_telemetry::clock::now_ns().saturating_add(self.longest_ns);
+        done_ns < self.until_ns(end_ns)
     }
 
     /// How close it is in its precision.
@@ -90,6 +98,7 @@ impl Row {
         }
         self.sizes_done[place] = true;
         self.spent_ns += wall_ns;
+        self.longest_ns = self.longest_ns.max(wall_ns);
         self.result.samples_processed += count;
         self.result.jit_compiled |= compiled;
         self.result.coverage.done_count += 1;

@@ -149,7 +149,17 @@ impl SyntheticDataGenerator {
         model_id: ModelId,
         batch_size: usize,
     ) -> EmbeddingResult<Vec<ModelInput>> {
-        let takes = |kind| model_id.supports(kind);
+        self.inputs_of(model_id, model_id.input_kinds(), batch_size)
+    }
+
+    /// As [`SyntheticDataGenerator::generate_inputs`], of these kinds alone.
+    pub(super) fn inputs_of(
+        &self,
+        model_id: ModelId,
+        kinds: &[InputKind],
+        batch_size: usize,
+    ) -> EmbeddingResult<Vec<ModelInput>> {
+        let takes = |kind| kinds.contains(&kind);
         let input = |index: usize| {
             let own = self.at(model_id, index);
             match index % 4 {

@@ -55,6 +55,7 @@ pub(crate) fn options(profile: Profile, models: &[ModelId]) -> PipelineOptions {
         profile,
         models: models.to_vec(),
         checkpoints,
+        absent: HashMap::new(),
         fusion_file: path("fusion.safetensors"),
         projection_file: None,
         missing: MissingModels::Refuse,

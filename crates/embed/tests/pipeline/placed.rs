@@ -24,7 +24,7 @@ fn all() -> PipelineOptions {
 }
 
 /// A processor with so many bytes, which it does not exceed.
-fn limited(memory_bytes: u64) -> Build {
+pub(crate) fn limited(memory_bytes: u64) -> Build {
     let driver =
         CpuDriver { threads: 2, level: None, memory_bytes: Some(memory_bytes), profile: None };
     let device = driver.open(0).unwrap();
@@ -64,7 +64,7 @@ fn inputs() -> Vec<ModelInput> {
 }
 
 #[track_caller]
-fn same(got: &EmbeddingResult<PipelineOutput>, want: &EmbeddingResult<PipelineOutput>) {
+pub(crate) fn same(got: &EmbeddingResult<PipelineOutput>, want: &EmbeddingResult<PipelineOutput>) {
     let (got, want) = (got.as_ref().unwrap(), want.as_ref().unwrap());
     let close = |got: &[f32], want: &[f32]| {
         assert_eq!(got.len(), want.len());

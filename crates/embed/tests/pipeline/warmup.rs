@@ -9,6 +9,7 @@ use calor_device::Driver;
 use calor_device::null::NullDriver;
 use calor_device_cpu::CpuDriver;
 use calor_embed::embedding::MissingModels;
+use calor_embed::input::InputKind;
 use calor_embed::model::BoxFuture;
 use calor_embed::pipeline::PrecisionRule;
 use calor_embed::warmup::{Progress, WarmupState, block_on};
@@ -360,6 +361,7 @@ enum What {
     Panics,
     Hangs,
     HangsLater,
+    Takes600Ms,
 }
 
 impl EmbeddingModel for Told {
@@ -406,6 +408,7 @@ impl EmbeddingModel for Told {
         let mut outputs: Vec<_> = inputs.iter().map(one).collect();
         match self.what {
             What::Hangs => return Box::pin(std::future::pending()),
+            What::Takes600Ms => std::thread::sleep(Duration::from_millis(600)),
             What::HangsLater if 2 <= run => return Box::pin(std::future::pending()),
             What::Panics => return Box::pin(async { panic!("as told") }),
             What::Fails => return Box::pin(async { Err(EmbeddingError::Cancelled) }),
@@ -456,6 +459,29 @@ fn a_panic_and_a_model_that_hangs_are_rows() {
     fails(What::Panics, "as told");
     fails(What::Hangs, "not finished in time");
     fails(What::HangsLater, "not finished in time");
+}
+
+#[test]
+fn runs_that_time_does_not_allow_are_left_out_and_fail_nobody() {
+    let config =
+        WarmupConfig { batch_sizes: vec![2], total_timeout_secs: 2, ..WarmupConfig::default() };
+    let model = Told { what: What::Takes600Ms, runs: AtomicUsize::new(0) };
+    let watch = Stopwatch::start();
+    let row = block_on(PipelineWarmup::new(config).warmup_model(&model)).unwrap();
+    assert!(row.success, "{row:?}");
+    assert_eq!((row.coverage.size_count, row.coverage.wanted_count), (1, 8));
+    assert!((1..4).contains(&row.coverage.done_count), "{row:?}");
+    assert!(watch.elapsed_ns() < 2_000_000_000, "{row:?}");
+}
+
+#[test]
+fn a_profile_whose_trunk_reads_no_images_is_warmed_with_texts() {
+    let models = [ModelId::Multimodal, ModelId::Entity];
+    let pipeline = pipeline(options(Profile::Mini, &models));
+    let report = block_on(pipeline.initialize_with(brief())).unwrap();
+    assert_eq!((report.models_warmed, report.models_failed), (2, 0), "{report:#?}");
+    let model = block_on(pipeline.registry().get_model(ModelId::Multimodal)).unwrap();
+    assert_eq!(model.supported_input_types(), [InputKind::Text]);
 }
 
 #[test]

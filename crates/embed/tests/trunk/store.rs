@@ -92,6 +92,7 @@ pub(crate) fn pipeline(trunk: &Path, made: &Path) -> PipelineCore {
         profile: Profile::Mini,
         models: ModelId::ALL.to_vec(),
         checkpoints: HashMap::from([(TRUNK.name.to_owned(), trunk.to_owned())]),
+        absent: HashMap::new(),
         fusion_file: made.join("fusion.safetensors"),
         projection_file: None,
         missing: MissingModels::Refuse,

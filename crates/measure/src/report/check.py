@@ -16,7 +16,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[4] / "xtask"))
-from browser import main, shoot, watched  # noqa: E402
+from browser import VIEWS, colours, fits, main, shoot, watched  # noqa: E402
 
 # What every plot must have: a place on the page, lines or bars in it, and words that stay inside.
 PLOTS = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
@@ -49,39 +49,6 @@ PLOTS = """() => [...document.querySelectorAll("figure svg")].map((svg) => {
   };
 })"""
 
-# The contrast of words with what lies under them, by the formula of WCAG 2.
-CONTRASTS = """() => {
-  const parts = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const light = (rgb) => {
-    const [r, g, b] = rgb.slice(0, 3).map((it) => {
-      const part = it / 255;
-      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const under = (node) => {
-    for (let it = node; it; it = it.parentElement) {
-      const colour = parts(getComputedStyle(it).backgroundColor);
-      if (colour.length === 3 || (colour.length === 4 && 0 < colour[3])) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const it of document.querySelectorAll("p, td, th, b, span, a, figcaption, h1, h2, svg text")) {
-    if (!it.textContent.trim()) continue;
-    const style = getComputedStyle(it);
-    const colour = parts(it.closest("svg") ? style.fill : style.color);
-    if (colour.length < 3) continue;
-    const [a, b] = [light(colour), light(under(it))].sort((x, y) => y - x);
-    found.push({text: it.textContent.trim().slice(0, 40), ratio: (a + 0.05) / (b + 0.05)});
-  }
-  return found;
-}"""
-
-# Enough for words of this size by WCAG 2, level AA for large ones; plots are drawn large.
-CONTRAST_MIN = 3.0
-
-
 def plots(page, faults):
     found = page.evaluate(PLOTS)
     if not found:
@@ -97,17 +64,6 @@ def plots(page, faults):
         for text in it["met"]:
             faults.append(f"{title}: words lie on each other: {text}")
     return len(found)
-
-
-def colours(page, theme, faults):
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    is_dark = sum(int(it) for it in paper.strip("rgb()").split(",")[:3]) < 3 * 128
-    if is_dark != (theme == "dark"):
-        faults.append(f"the page is {paper} in a {theme} theme")
-    for it in page.evaluate(CONTRASTS):
-        if it["ratio"] < CONTRAST_MIN:
-            faults.append(f"`{it['text']}` has a contrast of {it['ratio']:.1f} in {theme}")
-    return paper
 
 
 def works(page, paper, faults):
@@ -132,21 +88,18 @@ def works(page, paper, faults):
 def look(browser, file, pictures, faults):
     address = file.resolve().as_uri()
     count = 0
-    for theme in ("light", "dark"):
-        for width in (1280, 420):
-            own, is_own = [], lambda url: url == address or url.startswith("data:")
-            options = {"viewport": {"width": width, "height": 1000}, "color_scheme": theme}
-            page = watched(browser, is_own, own, **options)
-            page.goto(address)
-            count = plots(page, own)
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            if width < wide:
-                own.append(f"the page is {wide} wide")
-            paper = colours(page, theme, own)
-            shoot(page, pictures, f"{file.stem}-{theme}-{width}")
-            works(page, paper, own)
-            page.close()
-            faults += [f"{file.name}, {theme}, {width} wide: {it}" for it in own]
+    for theme, width in VIEWS:
+        own, is_own = [], lambda url: url == address or url.startswith("data:")
+        options = {"viewport": {"width": width, "height": 1000}, "color_scheme": theme}
+        page = watched(browser, is_own, own, **options)
+        page.goto(address)
+        count = plots(page, own)
+        fits(page, width, own)
+        paper = colours(page, theme, own)
+        shoot(page, pictures, f"{file.stem}-{theme}-{width}")
+        works(page, paper, own)
+        page.close()
+        faults += [f"{file.name}, {theme}, {width} wide: {it}" for it in own]
     return count
 
 

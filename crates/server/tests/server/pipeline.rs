@@ -47,6 +47,7 @@ pub(crate) fn options(dir: &Path) -> PipelineOptions {
         profile: Profile::Random,
         models: ModelId::ALL.to_vec(),
         checkpoints: places,
+        absent: HashMap::new(),
         fusion_file: dir.join("fusion.safetensors"),
         projection_file: None,
         missing: MissingModels::Refuse,
