@@ -191,14 +191,16 @@ pub(crate) fn cuda_path(environment: &Environment) -> SearchPath {
 /// When GPUs read weights by themselves: what `CALOR_DIRECT_STORAGE` says.
 ///
 /// # Errors
-/// For a word that says nothing, in a sentence.
-pub(crate) fn direct_storage(environment: &Environment) -> Result<DirectStorage, String> {
+/// For a word that says nothing.
+pub(crate) fn direct_storage(environment: &Environment) -> Result<DirectStorage, Failure> {
     match environment.direct_storage.as_deref() {
         None | Some("" | "auto") => Ok(DirectStorage::Auto),
         Some("off") => Ok(DirectStorage::Off),
         Some("always") => Ok(DirectStorage::Always),
         Some(word) => {
-            Err(format!("CALOR_DIRECT_STORAGE is `{word}`, which is not auto, off or always"))
+            let what =
+                format!("CALOR_DIRECT_STORAGE is `{word}`, which is not auto, off or always");
+            Err(Failure::usage(what))
         }
     }
 }
@@ -233,7 +235,7 @@ pub(crate) fn open(
                 open_with(&cpu, *machine)
             }
             Kind::Cuda => {
-                let direct_storage = direct_storage(environment).map_err(Failure::usage)?;
+                let direct_storage = direct_storage(environment)?;
                 let options = CudaOptions {
                     memory_bytes,
                     early_library: true,
@@ -345,9 +347,9 @@ mod tests {
             (Some("off"), DirectStorage::Off),
             (Some("always"), DirectStorage::Always),
         ] {
-            assert_eq!(said(word), Ok(want), "{word:?}");
+            assert_eq!(said(word).ok(), Some(want), "{word:?}");
         }
-        let why = said(Some("yes")).unwrap_err();
+        let why = said(Some("yes")).unwrap_err().to_string();
         assert!(why.contains("`yes`") && why.contains("auto, off or always"), "{why}");
     }
 

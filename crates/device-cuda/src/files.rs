@@ -17,6 +17,7 @@ use calor_device::DeviceError;
 use libloading::Library;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
+use thiserror::Error;
 
 use crate::api::CUdeviceptr;
 use crate::device::KIND;
@@ -51,12 +52,45 @@ struct Status {
 }
 
 impl Status {
-    fn done(self, what: &str) -> Result<(), String> {
+    fn done(self, call: &'static str) -> Result<(), Unread> {
         let Self { error, driver } = self;
-        match error {
-            0 => Ok(()),
-            _ => Err(format!("{what} says {error}, the driver {driver}")),
-        }
+        if error == 0 { Ok(()) } else { Err(Unread::Refused { call, error, driver }) }
+    }
+}
+
+/// Why a file cannot be read so.
+#[derive(Debug, Error)]
+enum Unread {
+    /// There is no library.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// It does not open, or lacks a function.
+    #[error(transparent)]
+    Library(#[from] libloading::Error),
+    /// What one of its functions said.
+    #[error("{call} says {error}, the driver {driver}")]
+    Refused {
+        /// The function.
+        call: &'static str,
+        /// The library's code.
+        error: c_int,
+        /// The driver's.
+        driver: c_int,
+    },
+    /// The file cannot be opened or read.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// It is shorter than what is to be read.
+    #[error("the file ends {left} bytes too early")]
+    Ended {
+        /// What is not there.
+        left: u64,
+    },
+}
+
+impl From<&Unread> for DeviceError {
+    fn from(why: &Unread) -> Self {
+        Self::File { kind: KIND, why: why.to_string() }
     }
 }
 
@@ -89,9 +123,9 @@ struct CuFile {
 
 impl CuFile {
     /// Opens the library's driver, once for the process. A context is current.
-    fn open(place: &Path) -> Result<Self, String> {
+    fn open(place: &Path) -> Result<Self, Unread> {
         // SAFETY: it is in the process already, so that nothing of it runs now.
-        let library = unsafe { Library::new(place) }.map_err(|err| err.to_string())?;
+        let library = unsafe { Library::new(place) }?;
         // The functions are used as long as the process lives.
         let library: &'static Library = Box::leak(Box::new(library));
         // SAFETY: the types are those of cufile.h, which has kept them since its first version.
@@ -114,9 +148,9 @@ impl CuFile {
 unsafe fn symbol<T>(
     library: &'static Library,
     name: &str,
-) -> Result<libloading::Symbol<'static, T>, String> {
+) -> Result<libloading::Symbol<'static, T>, libloading::Error> {
     // SAFETY: the caller's promise.
-    unsafe { library.get(name.as_bytes()) }.map_err(|err| err.to_string())
+    unsafe { library.get(name.as_bytes()) }
 }
 
 /// The way of a device's files.
@@ -166,10 +200,10 @@ impl Files {
         parts: &[Part],
         enter: &(dyn Fn() -> Result<(), DeviceError> + Sync),
     ) -> Result<(), DeviceError> {
-        let failed = |why: String| DeviceError::File { kind: KIND, why };
-        let place = self.place.as_ref().map_err(|why| failed(why.to_string()))?;
-        let library = of_process(place).map_err(failed)?;
-        let own = for_device(file).map_err(|err| failed(err.to_string()))?;
+        let failed = |why: Unread| DeviceError::from(&why);
+        let place = self.place.as_ref().map_err(|why| failed(why.clone().into()))?;
+        let library = of_process(place)?;
+        let own = for_device(file).map_err(|err| failed(err.into()))?;
         let registered = OpenFile::new(library, own.as_ref().unwrap_or(file)).map_err(failed)?;
         let shares: Vec<Part> = parts.iter().flat_map(|it| shares_of(*it)).collect();
         let left = Mutex::new(shares.iter());
@@ -193,9 +227,9 @@ impl Files {
 }
 
 /// The library, whose driver is opened once; why it does not open is kept too.
-fn of_process(place: &Path) -> Result<&'static CuFile, String> {
-    static FOUND: OnceLock<Result<CuFile, String>> = OnceLock::new();
-    FOUND.get_or_init(|| CuFile::open(place)).as_ref().map_err(Clone::clone)
+fn of_process(place: &Path) -> Result<&'static CuFile, &'static Unread> {
+    static FOUND: OnceLock<Result<CuFile, Unread>> = OnceLock::new();
+    FOUND.get_or_init(|| CuFile::open(place)).as_ref()
 }
 
 /// A file that the library knows; forgotten with the value.
@@ -208,7 +242,7 @@ struct OpenFile {
 unsafe impl Sync for OpenFile {}
 
 impl OpenFile {
-    fn new(library: &'static CuFile, file: &File) -> Result<Self, String> {
+    fn new(library: &'static CuFile, file: &File) -> Result<Self, Unread> {
         let mut handle = ptr::null_mut();
         let mut description = Description {
             kind: OPAQUE_DESCRIPTOR,
@@ -223,7 +257,7 @@ impl OpenFile {
 
     /// # Safety
     /// The part's address has room for it, and nothing else uses that.
-    unsafe fn read(&self, part: Part) -> Result<(), String> {
+    unsafe fn read(&self, part: Part) -> Result<(), Unread> {
         let Part { at, to, len } = part;
         let mut done = 0;
         while done < len {
@@ -232,10 +266,13 @@ impl OpenFile {
             // SAFETY: the caller's promise; the handle is alive.
             let got = unsafe { (self.library.read)(self.handle, base, left, from, into) };
             match u64::try_from(got) {
-                Ok(0) => return Err(format!("the file ends {} bytes too early", len - done)),
+                Ok(0) => return Err(Unread::Ended { left: len - done }),
                 Ok(got) => done += got,
-                Err(_) if got == -1 => return Err(io::Error::last_os_error().to_string()),
-                Err(_) => return Err(format!("cuFileRead says {got}")),
+                Err(_) if got == -1 => return Err(io::Error::last_os_error().into()),
+                Err(_) => {
+                    let error = c_int::try_from(got).unwrap_or(c_int::MIN);
+                    return Err(Unread::Refused { call: "cuFileRead", error, driver: 0 });
+                }
             }
         }
         Ok(())

@@ -73,6 +73,16 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// Everything that one model makes, or all of them.
+    pub(crate) fn of(target: Target) -> Self {
+        match target {
+            Target::Fused => Self::Fused { own_forms: false },
+            Target::Model(model) => Self::Models(BTreeSet::from([model])),
+        }
+    }
+}
+
 /// What models there are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {

@@ -13,7 +13,7 @@ use crate::counting::{Cut, Input};
 use crate::engine::{Live, Wanted};
 use crate::options::Target;
 use crate::refusal::Refusal;
-use crate::service::{Answered, Ask, Service, Summary, Terms, wanted};
+use crate::service::{Answered, Ask, Service, Summary, Terms};
 
 /// What a request for everything names.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ impl Service {
         terms: Terms,
     ) -> Result<(Vec<Vec<f32>>, Summary), Refusal> {
         shape.check(target)?;
-        let ask = Ask { target, wanted: wanted(target), inputs, extra_count: 0, cut, terms };
+        let ask = Ask { target, wanted: Wanted::of(target), inputs, extra_count: 0, cut, terms };
         let (answers, summary) = self.answer(ask).await?.all()?;
         let rows =
             answers.iter().enumerate().map(|(index, answer)| match target.vector(&answer.output) {

@@ -2,7 +2,6 @@
 
 mod told;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -460,12 +459,4 @@ pub(crate) struct Summary {
     /// From the batch's end until the request went on.
     pub(crate) wake_ns: u64,
     pub(crate) batch_count: usize,
-}
-
-/// Everything that one model makes, or all of them.
-pub(crate) fn wanted(target: Target) -> Wanted {
-    match target {
-        Target::Fused => Wanted::Fused { own_forms: false },
-        Target::Model(model) => Wanted::Models(BTreeSet::from([model])),
-    }
 }

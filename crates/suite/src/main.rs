@@ -367,7 +367,7 @@ fn checks<'a>(
     let in_precision = |precision, cosine_min, large_min| {
         in_precision(Golden { cosine_min, ..models() }, claims, precision, large_min)
     };
-    vec![
+    let mut all: Vec<Check<'a>> = vec![
         ("contract.memory", Box::new(move || contract::check_memory(driver))),
         ("contract.queue", Box::new(move || contract::check_queue(driver))),
         ("contract.live_words", Box::new(move || contract::check_live_words(driver))),
@@ -402,6 +402,20 @@ fn checks<'a>(
         ("golden.tf32", in_precision(InferencePrecision::TF32, 0.9999, 0.999)),
         ("golden.fp8", in_precision(InferencePrecision::FP8, 0.99, 0.9)),
         ("golden.int8", in_precision(InferencePrecision::INT8, 0.99, 0.9)),
+        ("weights.direct", Box::new(move || check_direct(reading))),
+        ("keys.baked_values", Box::new(move || check_baked_values(driver))),
+        ("cases.whole", Box::new(form(Form::Whole))),
+        ("cases.expanded", Box::new(form(Form::Expanded))),
+        ("cases.weights", Box::new(form(Form::Weights))),
+        ("cases.gradient", Box::new(form(Form::Gradient))),
+    ];
+    all.extend(large(driver));
+    all
+}
+
+/// Checks of kernels at sizes beyond those of op cases.
+fn large<'a>(driver: &'a dyn Driver) -> Vec<Check<'a>> {
+    vec![
         ("large.narrow_products", Box::new(move || check_narrow_products(driver))),
         ("large.products", Box::new(move || check_products(driver))),
         ("large.gates", Box::new(move || check_gates(driver))),
@@ -412,11 +426,5 @@ fn checks<'a>(
         ("large.splade", Box::new(move || check_splade(driver))),
         ("large.partly_filled", Box::new(move || check_partly_filled(driver))),
         ("large.nf4", Box::new(move || check_nf4(driver))),
-        ("weights.direct", Box::new(move || check_direct(reading))),
-        ("keys.baked_values", Box::new(move || check_baked_values(driver))),
-        ("cases.whole", Box::new(form(Form::Whole))),
-        ("cases.expanded", Box::new(form(Form::Expanded))),
-        ("cases.weights", Box::new(form(Form::Weights))),
-        ("cases.gradient", Box::new(form(Form::Gradient))),
     ]
 }

@@ -37,7 +37,7 @@ impl Section {
             };
             Ok((version, (0..count).map(gpu).collect::<Result<_, _>>()?))
         });
-        let storage = devices::direct_storage(environment).err();
+        let storage = devices::direct_storage(environment).err().map(|it| it.reason());
         Self { libraries, machine, storage }
     }
 

@@ -6,9 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use calor_device::{
-    BufferId, CodeId, DeviceError, FileRead, Held, HostMemory, PreparedId, Span, Step, Ticket,
-};
+use calor_device::{BufferId, CodeId, Held, HostMemory, PreparedId, Span, Step, Ticket};
 use calor_kernel::Digest;
 use calor_telemetry::Stopwatch;
 use calor_telemetry::event::Memory as Purpose;
@@ -22,7 +20,7 @@ use super::{Engine, ProgramSpec, device_step, identity};
 use crate::error::RuntimeError;
 use crate::kernel::KernelHandle;
 use crate::plan::{BufferKind, BufferRow, Place, Plan, PlanSpan};
-use crate::source::{PART_LEN, SourceError, Stored, WeightSource};
+use crate::source::{SourceError, Stored, WeightSource};
 
 /// Longest that all steps of a prelude may take.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -71,8 +69,8 @@ struct Temporary {
 }
 
 /// A weight on its way.
-struct Target {
-    span: Span,
+pub(super) struct Target {
+    pub(super) span: Span,
     /// Where its sums lie on the device; of no length where nothing is proven.
     sums: Span,
     /// What they must be.
@@ -80,17 +78,17 @@ struct Target {
     parts: Vec<Option<Digest>>,
     read_len: usize,
     /// Where its digests lie on the device; of no length where a reader takes them.
-    digests: Span,
+    pub(super) digests: Span,
 }
 
 /// What the steps are made of.
-struct Course<'a> {
+pub(super) struct Course<'a> {
     plan: &'a Plan,
     codes: &'a [CodeId],
-    work: &'a Work<'a>,
-    source: Option<&'a dyn WeightSource>,
+    pub(super) work: &'a Work<'a>,
+    pub(super) source: Option<&'a dyn WeightSource>,
     spans: Vec<Option<Span>>,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// The code that sums, where weights are proven.
     prover: Option<CodeId>,
     /// The code that digests, where the device reads files.
@@ -98,17 +96,17 @@ struct Course<'a> {
 }
 
 /// A round with its own loads and jobs.
-struct Batch {
+pub(super) struct Batch {
     constants: Vec<usize>,
-    loads: Range<usize>,
+    pub(super) loads: Range<usize>,
     jobs: Range<usize>,
     steps: Vec<usize>,
 }
 
 /// Everything that is to be loaded, in order.
 #[derive(Default)]
-struct Work<'a> {
-    loads: Vec<Load<'a>>,
+pub(super) struct Work<'a> {
+    pub(super) loads: Vec<Load<'a>>,
     /// Index in the plan of each load.
     buffers: Vec<usize>,
     jobs: Vec<Job>,
@@ -338,57 +336,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Has the device read what it reads by itself, file by file.
-    fn read_files(
-        &mut self,
-        batch: &Batch,
-        course: &mut Course<'_>,
-        report: &mut WeightsReport,
-    ) -> Result<(), RuntimeError> {
-        let loads = &course.work.loads;
-        let of_batch = batch.loads.clone();
-        let direct: Vec<(usize, Stored<'_>)> =
-            of_batch.filter_map(|it| Some((it, loads[it].direct?))).collect();
-        for of_file in direct.chunk_by(|a, b| std::ptr::eq(a.1.file, b.1.file)) {
-            let Some((_, Stored { file, .. })) = of_file.first() else { continue };
-            let read = |(load, stored): &(usize, Stored<'_>)| {
-                let Span { buffer, offset, .. } = course.targets[*load].span;
-                let len = 4 * loads[*load].count as u64;
-                FileRead { at: stored.at, to: Span { buffer, offset, len } }
-            };
-            let reads: Vec<FileRead> = of_file.iter().map(read).collect();
-            let watch = Stopwatch::start();
-            let came = self.device.memory.read_file(file, &reads);
-            report.waited_ns += watch.elapsed_ns();
-            match came {
-                Ok(()) => report.direct_bytes += reads.iter().map(|it| it.to.len).sum::<u64>(),
-                Err(DeviceError::File { .. }) => {
-                    for (load, _) in of_file {
-                        self.read_here(*load, course)?;
-                    }
-                }
-                Err(err) => return Err(err.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a weight through memory of the host, because the device could not.
-    fn read_here(&mut self, load: usize, course: &Course<'_>) -> Result<(), RuntimeError> {
-        let Load { name, count, .. } = course.work.loads[load];
-        let Some(source) = course.source else { return Ok(()) };
-        let Span { buffer, offset, .. } = course.targets[load].span;
-        let mut part = vec![0.0; PART_LEN.min(count)];
-        for first in (0..count).step_by(PART_LEN) {
-            let part = &mut part[..PART_LEN.min(count - first)];
-            // Its digest is taken on the device all the same.
-            source.read(name, first, part).map_err(|err| course.failed(load, err))?;
-            let offset = offset + 4 * first as u64;
-            self.device.memory.write(buffer, offset, bytemuck::cast_slice(part))?;
-        }
-        Ok(())
-    }
-
     /// Neighbours in a job that are neighbours on the device are written at once.
     fn write_job(
         &mut self,
@@ -456,24 +403,10 @@ impl Engine {
         }
         Ok(())
     }
-
-    /// Compares the digests of what the device has read with what was recorded.
-    fn judge_digests(&mut self, course: &Course<'_>) -> Result<(), RuntimeError> {
-        let direct = course.targets.iter().enumerate().filter(|it| 0 < it.1.digests.len);
-        for (load, Target { digests, .. }) in direct {
-            let Some(source) = course.source else { continue };
-            let mut found = vec![0; digests.len as usize];
-            self.device.memory.read(digests.buffer, digests.offset, &mut found)?;
-            let parts = direct::digests(&found);
-            let checked = source.check(course.work.loads[load].name, &parts);
-            checked.map_err(|err| course.failed(load, err))?;
-        }
-        Ok(())
-    }
 }
 
 impl Course<'_> {
-    fn failed(&self, load: usize, source: SourceError) -> RuntimeError {
+    pub(super) fn failed(&self, load: usize, source: SourceError) -> RuntimeError {
         RuntimeError::Weight { name: self.work.loads[load].name.to_owned(), source }
     }
 
