@@ -42,8 +42,19 @@ pub(super) fn digests_bytes(count: usize) -> u64 {
     count.div_ceil(PART_LEN) as u64 * DIGEST_BYTES
 }
 
+/// Digests of what the device has read of a round.
+pub(super) fn steps(course: &Course<'_>, batch: &Batch) -> Vec<Step> {
+    let Some(code) = course.digester else { return Vec::new() };
+    let loads = batch.loads.clone().filter(|it| course.work.loads[*it].direct.is_some());
+    let step = |load: usize| {
+        let Target { span, digests, .. } = course.targets[load];
+        step(code, course.work.loads[load].count, span, digests)
+    };
+    loads.map(step).collect()
+}
+
 /// Digests of a weight in `span`, to `digests`.
-pub(super) fn step(code: CodeId, count: usize, span: Span, digests: Span) -> Step {
+fn step(code: CodeId, count: usize, span: Span, digests: Span) -> Step {
     let words = [count.div_ceil(PART_LEN) as i64, 4 * count as i64];
     let words = words.map(Word::Fixed).to_vec();
     Step::Launch { code, words, args: vec![span, digests] }

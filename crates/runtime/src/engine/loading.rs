@@ -92,7 +92,7 @@ pub(super) struct Course<'a> {
     /// The code that sums, where weights are proven.
     prover: Option<CodeId>,
     /// The code that digests, where the device reads files.
-    digester: Option<CodeId>,
+    pub(super) digester: Option<CodeId>,
 }
 
 /// A round with its own loads and jobs.
@@ -432,14 +432,7 @@ impl Course<'_> {
 
     /// The steps of a round: sums of what was read, then its part of the prelude.
     fn steps(&self, batch: &Batch) -> Vec<Step> {
-        let mut steps = Vec::new();
-        if let Some(code) = self.digester {
-            let loads = batch.loads.clone().filter(|it| self.work.loads[*it].direct.is_some());
-            steps.extend(loads.map(|load| {
-                let Target { span, digests, .. } = self.targets[load];
-                direct::step(code, self.work.loads[load].count, span, digests)
-            }));
-        }
+        let mut steps = direct::steps(self, batch);
         if let Some(code) = self.prover {
             let loads = batch.loads.clone().filter(|it| self.work.loads[*it].direct.is_none());
             for load in loads {
