@@ -7,9 +7,10 @@
 //! `seg_lo` and `seg_hi`, `i32 [N]`. Live count 0 is the number of tokens, 1 that of sequences.
 //! An image graph works on B images; its input is `patches`.
 //!
-//! Weights are graph inputs under the canonical names of `calor-weights`, all f32. Rows are cast
-//! to the precision's type once, behind the embeddings, and back once, behind the layers; whatever
-//! stands between takes the type of its rows, and what is made of weights is made at load.
+//! Weights are graph inputs under the canonical names of `calor-weights`, all f32. Tables of a text
+//! are cast to the precision's type, so that its rows have it from the beginning; those of an image
+//! are, behind its embeddings. They are cast back once, behind the layers; whatever stands between
+//! takes the type of its rows, and what is made of weights is made at load.
 //! Products of layers are those of the precision, all others of the type of their rows.
 
 mod attention;
@@ -185,6 +186,12 @@ impl Builder<'_> {
         self.g.cast(weight, dtype)
     }
 
+    /// A table of rows, in the type of those: tables are a large part of a small model's bytes.
+    fn table(&mut self, name: &str, count: usize) -> Made {
+        let table = self.weight(name, &[count, self.config.hidden_len]);
+        self.g.cast(table, self.precision.rows())
+    }
+
     fn text_rows(&mut self, bucket: Bucket, keeps: bool) -> Rows {
         let Bucket { token_count, sequence_count } = bucket;
         let tokens = Type::new(DType::I32, &[token_count]);
@@ -238,19 +245,18 @@ impl Builder<'_> {
 
     fn embeddings(&mut self, rows: &Rows) -> Made {
         let config = self.config;
-        let hidden = config.hidden_len;
-        let table = self.weight("embed.token", &[config.vocab_count, hidden]);
+        let table = self.table("embed.token", config.vocab_count)?;
         let ids = rows.ids.unwrap_or(rows.lo);
         let mut x = nn::embedding(&mut self.g, table, ids)?;
         if let (Position::Learned { count, .. }, Some(positions)) =
             (&config.position, rows.positions)
         {
-            let table = self.weight("embed.position", &[*count, hidden]);
+            let table = self.table("embed.position", *count)?;
             let at = nn::embedding(&mut self.g, table, positions)?;
             x = self.g.add(x, at)?;
         }
         if let Some(types) = rows.types {
-            let table = self.weight("embed.type", &[config.type_vocab_count, hidden]);
+            let table = self.table("embed.type", config.type_vocab_count)?;
             let kind = nn::embedding(&mut self.g, table, types)?;
             x = self.g.add(x, kind)?;
         }

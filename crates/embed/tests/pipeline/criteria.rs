@@ -3,8 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use calor_embed::{
-    EmbeddingPipeline, FUSED_LEN, ModelId, PipelineCore, PipelineOptions, PipelineOutput, Profile,
-    WarmupConfig,
+    EmbeddingPipeline, FUSED_LEN, InferencePrecision, ModelId, PipelineCore, PipelineOptions,
+    PipelineOutput, Profile, WarmupConfig,
 };
 use calor_telemetry::Stopwatch;
 
@@ -79,4 +79,21 @@ fn all_weights_are_in_device_memory_when_it_is_ready() {
     let before_bytes = READY.memory_bytes();
     embed("the first request");
     assert_eq!(READY.memory_bytes(), before_bytes, "a request brings nothing more");
+}
+
+/// Bytes of the weights of everything, once a text has gone through it.
+fn weights_bytes(precision: InferencePrecision) -> u64 {
+    let options = PipelineOptions { precision, ..options(Profile::Random, &ModelId::ALL) };
+    let mut core = PipelineCore::open(cpu_build(), options).unwrap();
+    let text = calor_embed::input::ModelInput::text("heat is energy in transit").unwrap();
+    let outputs = core.embed_batch(&[text], crate::fixture::NOW_S).unwrap();
+    assert!(outputs.iter().all(Result::is_ok));
+    core.programs().memory().weights_bytes
+}
+
+#[test]
+fn weights_in_half_the_bits_take_half_the_bytes() {
+    let whole = weights_bytes(InferencePrecision::FP32) as f64;
+    let half = weights_bytes(InferencePrecision::BF16) as f64;
+    assert!((half / whole - 0.5).abs() <= 0.05, "{half} of {whole}: {}", half / whole);
 }
