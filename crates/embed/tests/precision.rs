@@ -1,5 +1,6 @@
-//! Graphs and plans in narrow precisions: rows begin in their type and are cast at the exit, nowhere
-//! between, weights are converted once, and every product of a layer is one of the precision.
+//! Graphs and plans in narrow precisions: rows begin in their type and are cast at the exit, and
+//! nowhere between, weights are converted once, and every product of a layer is one of the
+//! precision.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::path::Path;
