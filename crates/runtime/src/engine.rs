@@ -35,7 +35,7 @@ use crate::pool::GpuMemoryPool;
 use crate::source::WeightSource;
 use codes::{Codes, on_threads};
 use memory::{ALIGN_BYTES, Binding, Boundary, Channel, LIVE_BYTES, Lane};
-use metered::Metered;
+use metered::{Level, Metered};
 use prepare::device_step;
 use timed::Timed;
 use weights::Shared;
@@ -158,6 +158,8 @@ pub(crate) struct Engine {
     channels: Vec<Option<Channel>>,
     programs: Vec<Program>,
     report: MemoryReport,
+    weights_level: Level,
+    arena_level: Level,
     times: BuildTimes,
     pool: GpuMemoryPool,
     quota_bytes: u64,
@@ -179,6 +181,8 @@ impl Engine {
         device.memory = Box::new(Metered::new(device.memory, counters.clone()));
         let device_label = Label::of(device.signature.kind);
         let pool = GpuMemoryPool::new(quota_bytes, counters.clone());
+        let weights_level = Level::new(&counters, Plain::WeightsBytes);
+        let arena_level = Level::new(&counters, Plain::ArenaBytes);
         Self {
             device,
             device_label,
@@ -194,6 +198,8 @@ impl Engine {
             channels: Vec::new(),
             programs: Vec::new(),
             report: MemoryReport::default(),
+            weights_level,
+            arena_level,
             times: BuildTimes::default(),
             pool,
             quota_bytes,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use calor_ir::{CheckedGraph, DType, Graph, Role, Type};
 use calor_runtime::{Build, LaneId, MemoryReport, ProgramId, RuntimeError};
 use calor_telemetry::Counters;
+use calor_telemetry::counter::Plain;
 
 fn build() -> Build {
     null::build(&[], 1 << 24, Arc::new(Counters::new())).unwrap()
@@ -74,4 +75,28 @@ fn a_removed_program_is_refused_and_its_lane_serves_again() {
     assert_eq!(build.memory(), full);
     let mut session = build.seal().unwrap();
     session.run(again, &[], Duration::ZERO).unwrap();
+}
+
+#[test]
+fn counters_say_what_weights_and_arenas_hold() {
+    let counters = Arc::new(Counters::new());
+    let held = || {
+        let now = counters.snapshot();
+        (now.get(Plain::WeightsBytes), now.get(Plain::ArenaBytes))
+    };
+    let mut build = null::build(&[], 1 << 24, counters.clone()).unwrap();
+    let lane = build.lane();
+    let small = program(&mut build, lane, 2, &["a"]);
+    let large = program(&mut build, lane, 4, &["a", "b"]);
+    let memory = build.memory();
+    assert!(0 < memory.weights_bytes && 0 < memory.arena_bytes, "{memory:?}");
+    assert_eq!(held(), (memory.weights_bytes, memory.arena_bytes));
+    build.remove(large).unwrap();
+    assert_eq!(held(), (build.memory().weights_bytes, build.memory().arena_bytes));
+    build.remove(small).unwrap();
+    assert_eq!(held(), (0, 0));
+    program(&mut build, lane, 2, &["a"]);
+    assert_ne!(held(), (0, 0));
+    drop(build);
+    assert_eq!(held(), (0, 0), "a device that is gone holds nothing");
 }

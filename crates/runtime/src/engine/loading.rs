@@ -167,6 +167,7 @@ impl Engine {
         for (buffer, bytes) in temporary.buffers {
             self.device.memory.free(buffer)?;
             self.report.weights_bytes -= bytes;
+            self.weights_level.lower(bytes);
         }
         loaded
     }

@@ -111,8 +111,14 @@ impl Engine {
             }
         };
         match purpose {
-            Purpose::Weights => self.report.weights_bytes += bytes,
-            Purpose::Arena => self.report.arena_bytes += bytes,
+            Purpose::Weights => {
+                self.report.weights_bytes += bytes;
+                self.weights_level.add(bytes);
+            }
+            Purpose::Arena => {
+                self.report.arena_bytes += bytes;
+                self.arena_level.add(bytes);
+            }
             Purpose::Boundary | Purpose::Workspace | Purpose::Staging => {
                 self.report.boundary_bytes += bytes;
             }
@@ -268,6 +274,7 @@ impl Engine {
             if let Some(old) = self.lanes[owner].arena.take() {
                 self.device.memory.free(old)?;
                 self.report.arena_bytes -= old_arena;
+                self.arena_level.lower(old_arena);
             }
             let buffer = self.alloc(arena, Purpose::Arena)?;
             let lane = &mut self.lanes[owner];

@@ -65,6 +65,36 @@ impl Memory for Metered {
     }
 }
 
+/// Bytes of one purpose, as a counter shows them.
+pub(super) struct Level {
+    counters: Arc<Counters>,
+    counter: Plain,
+    held_bytes: u64,
+}
+
+impl Level {
+    pub(super) fn new(counters: &Arc<Counters>, counter: Plain) -> Self {
+        Self { counters: counters.clone(), counter, held_bytes: 0 }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.held_bytes += bytes;
+        self.counters.add(self.counter, bytes);
+    }
+
+    pub(super) fn lower(&mut self, bytes: u64) {
+        self.held_bytes -= bytes;
+        self.counters.lower(self.counter, bytes);
+    }
+}
+
+impl Drop for Level {
+    /// What is still held goes with its device.
+    fn drop(&mut self) {
+        self.counters.lower(self.counter, self.held_bytes);
+    }
+}
+
 impl Drop for Metered {
     /// What a device still holds goes with it.
     fn drop(&mut self) {

@@ -73,6 +73,7 @@ impl Engine {
             if let Some(buffer) = arena {
                 self.device.memory.free(buffer)?;
                 self.report.arena_bytes -= bytes;
+                self.arena_level.lower(bytes);
             }
         }
         if !self.programs.iter().filter(alive).any(|it| it.lane == index) {

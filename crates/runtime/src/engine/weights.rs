@@ -26,6 +26,7 @@ impl Engine {
         if let Some(shared) = self.shared.remove(&key) {
             self.device.memory.free(shared.buffer)?;
             self.report.weights_bytes -= shared.bytes;
+            self.weights_level.lower(shared.bytes);
         }
         Ok(())
     }
