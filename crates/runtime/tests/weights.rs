@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blake3::hazmat::HasherExt;
-use calor_device::{BufferId, Device, DeviceError, Driver, FileRead, HostMemory, Memory};
+use calor_device::{BufferId, DeviceError, Driver, FileRead, HostMemory, Memory};
 use calor_device_cpu::CpuDriver;
 use calor_ir::{CheckedGraph, DType, Fold, Graph, Role, Type};
 use calor_kernel::Digest;
@@ -126,14 +126,26 @@ fn graph() -> CheckedGraph {
     g.check().unwrap()
 }
 
-/// Memory that changes a byte in one of the writes.
-struct Damaging {
-    inner: Box<dyn Memory>,
-    /// Writes until then.
-    left: usize,
+/// What becomes of a read of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Whole,
+    /// A byte changes.
+    Damaged,
+    /// The file cannot be read so.
+    Refused,
 }
 
-impl Memory for Damaging {
+/// Memory that changes a byte in one of the writes, or reads files by itself.
+struct Altered {
+    inner: Box<dyn Memory>,
+    /// Writes until the one that is damaged, if one is.
+    damaged_write: Option<usize>,
+    /// How it reads files, if it does.
+    way: Option<Way>,
+}
+
+impl Memory for Altered {
     fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
         self.inner.alloc(bytes)
     }
@@ -148,11 +160,13 @@ impl Memory for Damaging {
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         let mut bytes = bytes.to_vec();
-        if self.left == 0 {
-            let at = bytes.len() * 2 / 3;
-            bytes[at] ^= 16;
+        if let Some(left) = &mut self.damaged_write {
+            if *left == 0 {
+                let at = bytes.len() * 2 / 3;
+                bytes[at] ^= 16;
+            }
+            *left = left.wrapping_sub(1);
         }
-        self.left = self.left.wrapping_sub(1);
         self.inner.write(buffer, offset, &bytes)
     }
 
@@ -160,64 +174,18 @@ impl Memory for Damaging {
         self.inner.read(buffer, offset, out)
     }
 
-    fn reads_file(&self, file: &File, at: u64, len: u64) -> bool {
-        self.inner.reads_file(file, at, len)
-    }
-
-    fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
-        self.inner.read_file(file, reads)
-    }
-}
-
-/// What becomes of a read of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Whole,
-    /// A byte changes.
-    Damaged,
-    /// The file cannot be read so.
-    Refused,
-}
-
-/// Memory that reads files by itself.
-struct Reading {
-    inner: Box<dyn Memory>,
-    way: Way,
-}
-
-impl Memory for Reading {
-    fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
-        self.inner.alloc(bytes)
-    }
-
-    fn free(&mut self, buffer: BufferId) -> Result<(), DeviceError> {
-        self.inner.free(buffer)
-    }
-
-    fn host(&mut self, count: usize) -> Result<Box<dyn HostMemory>, DeviceError> {
-        self.inner.host(count)
-    }
-
-    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.inner.write(buffer, offset, bytes)
-    }
-
-    fn read(&mut self, buffer: BufferId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        self.inner.read(buffer, offset, out)
-    }
-
     fn reads_file(&self, _file: &File, _at: u64, _len: u64) -> bool {
-        true
+        self.way.is_some()
     }
 
     fn read_file(&mut self, file: &File, reads: &[FileRead]) -> Result<(), DeviceError> {
-        if self.way == Way::Refused {
+        if self.way == Some(Way::Refused) {
             return Err(DeviceError::File { kind: "cpu", why: "not today".into() });
         }
         for FileRead { at, to } in reads {
             let mut bytes = vec![0; to.len as usize];
             file.read_exact_at(&mut bytes, *at).unwrap();
-            if self.way == Way::Damaged {
+            if self.way == Some(Way::Damaged) {
                 bytes[to.len as usize - 2] ^= 1;
             }
             self.inner.write(to.buffer, to.offset, &bytes)?;
@@ -234,23 +202,18 @@ struct Bench {
 impl Bench {
     /// On the processor, with a byte changed in a write.
     fn new(damaged_write: Option<usize>) -> Self {
-        let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
-        let mut device = driver.open(0).unwrap();
-        if let Some(left) = damaged_write {
-            device.memory = Box::new(Damaging { inner: device.memory, left });
-        }
-        Self::of(device)
+        Self::altered(damaged_write, None)
     }
 
     /// On the processor, which reads files by itself.
     fn reading(way: Way) -> Self {
-        let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
-        let mut device = driver.open(0).unwrap();
-        device.memory = Box::new(Reading { inner: device.memory, way });
-        Self::of(device)
+        Self::altered(None, Some(way))
     }
 
-    fn of(device: Device) -> Self {
+    fn altered(damaged_write: Option<usize>, way: Option<Way>) -> Self {
+        let driver = CpuDriver { threads: 2, level: None, memory_bytes: None, profile: None };
+        let mut device = driver.open(0).unwrap();
+        device.memory = Box::new(Altered { inner: device.memory, damaged_write, way });
         let log = Arc::new(Log::new());
         let build = Build::new(device, u64::MAX, Arc::new(Counters::new()), log.clone());
         Self { build, log }
